@@ -1,0 +1,34 @@
+"""The dials of the method: one frozen value from the command line down to the attention layers."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from purekv_cli.method.budget import Budget
+
+Observe = Literal["question", "video", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class SparseConfig:
+    """ST-SpAttn: which keys a video query reads in prefill."""
+
+    min_tokens: int = 8192  # below this many prompt tokens dense attention is as fast and exact
+    enabled: bool = True
+    tile: tuple[int, int] = (8, 8)  # rows, columns of a spatial tile, in merged tokens
+    halo: int = 1  # merged tokens around the tile that are read too
+    recent: int = 4  # latest frames whose tile is always read; older ones at a growing stride
+    content: float = 0.1  # share of video tokens, those that changed most, that every later query reads
+    first_frame: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MethodConfig:
+    """A policy, its budget and the sparse pattern. Presets are these values in a file."""
+
+    policy: str = "purekv"
+    budget: Budget = field(default_factory=lambda: Budget("fraction", 0.2))
+    observe: Observe = "question"  # whose attention is read: the question's rows, the video's, or all
+    score_layers: tuple[int, ...] = (0, 1)  # of purekv-paper: the layers that compute attention mass
+    sparse: SparseConfig = field(default_factory=SparseConfig)
+    chunk: int | None = None  # prompt tokens per prefill step; None: all at once
+    seed: int = 0

@@ -1,0 +1,57 @@
+"""Where the video lies in a prompt: the only thing the method needs to know of a model family."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class VideoLayout:
+    """One prompt: text before the video, T x H x W video tokens, text after it.
+
+    Video tokens need not be one run (some families put time stamps between frames); `video` lists them in
+    frame-major order (t, h, w). A prompt without video has an empty list.
+    """
+
+    length: int  # prompt tokens N
+    video: Tensor  # int64 [V], ascending positions of the video tokens
+    grid: tuple[int, int, int]  # (T, H, W) after spatial merging, T * H * W = V
+
+    @property
+    def before(self) -> int:
+        """Number of tokens before the first video token (the sinks among them)."""
+        return int(self.video[0]) if len(self.video) else self.length
+
+    @property
+    def after(self) -> int:
+        """Position of the first token after the last video token: where the question begins."""
+        return int(self.video[-1]) + 1 if len(self.video) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class PromptMasks:
+    """The same for a left-padded batch, as masks over B prompts of N positions."""
+
+    video: Tensor  # bool [B, N]
+    after: Tensor  # bool [B, N], text after the video
+    valid: Tensor  # bool [B, N], False where a row is padded
+
+    @classmethod
+    def of(cls, layouts: Sequence[VideoLayout], device: torch.device | str = "cpu") -> "PromptMasks":
+        """Masks of prompts that are padded on the left to the longest of them."""
+        length = max(layout.length for layout in layouts)
+        video = torch.zeros(len(layouts), length, dtype=torch.bool)
+        after, valid = torch.zeros_like(video), torch.zeros_like(video)
+        for row, layout in enumerate(layouts):
+            pad = length - layout.length
+            valid[row, pad:] = True
+            video[row, layout.video + pad] = True
+            after[row, layout.after + pad :] = True
+        return cls(video.to(device), after.to(device), valid.to(device))
+
+    @property
+    def protected(self) -> Tensor:
+        """bool [B, N]: text, which is always kept."""
+        return self.valid & ~self.video

@@ -1,0 +1,53 @@
+"""The contract of a policy: two small functions, score and select, over what one layer shows in prefill."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from purekv_cli.method.config import MethodConfig
+from purekv_cli.method.layout import PromptMasks
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a policy may look at, right after layer `index` has attended in prefill.
+
+    `query` and `lse` are None when a layer that had to wait for its score is asked again.
+    """
+
+    index: int
+    layers: int
+    query: Tensor | None  # [B, Hq, N, D], rotated
+    key: Tensor  # [B, Hkv, N, D], rotated
+    value: Tensor  # [B, Hkv, N, D]
+    lse: Tensor | None  # float32 [B, Hq, N], natural log; None unless the policy asks for it
+    scaling: float
+    masks: PromptMasks
+
+
+class Policy(Protocol):
+    """One object a prefill: it may remember what lower layers showed."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]  # one line
+    source: ClassVar[str]  # paper and equation
+
+    def __init__(self, config: MethodConfig) -> None: ...
+
+    @property
+    def uses_question(self) -> bool:
+        """Whether the score looks at the text after the video: then a kept cache serves one question only."""
+        ...
+
+    def needs_lse(self, index: int) -> bool:
+        """Whether layer `index` must hand over the log-sum-exp of its rows."""
+        ...
+
+    def score(self, seen: Observation) -> Tensor | None:
+        """Importance of every entry, float32 [B, Hkv or 1, N]; None: not known yet, ask again at a later layer."""
+        ...
+
+    def select(self, score: Tensor, entries: int, masks: PromptMasks) -> Tensor:
+        """Positions to keep, ascending, int64 [B, Hkv or 1, P]; rows with fewer are padded at the end with -1."""
+        ...

@@ -1,0 +1,47 @@
+"""What every model family offers: the contract between frames and the engine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from purekv_cli.method.layout import VideoLayout
+from purekv_cli.models.geometry import ModelGeometry
+from purekv_cli.video.frames import Frames
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """One prompt, ready for the model: B = 1, N tokens."""
+
+    input_ids: Tensor  # int64 [1, N]
+    attention_mask: Tensor  # int64 [1, N]
+    position_ids: Tensor  # int64 [4, 1, N]: the text row, then t, h, w (1-D families: [1, N])
+    next_position: int  # rotary position of the first generated token
+    layout: VideoLayout
+    features: Mapping[str, Tensor]  # the vision tower's inputs, by the names the model's forward takes
+
+
+class Adapter(Protocol):
+    """A loaded model with its tokenizer, and how to talk to it."""
+
+    name: str  # as the user would write it: "demo", "Qwen/Qwen2.5-VL-7B-Instruct", a folder
+    family: str  # "qwen2_5_vl"
+    geometry: ModelGeometry
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: frozenset[int]
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def prepare(self, frames: Frames, question: str) -> Inputs:
+        """The first turn: system, video, question, and the opening of the answer."""
+        ...
+
+    def follow_up(self, question: str, next_position: int) -> tuple[Tensor, Tensor]:
+        """A later turn after a finished answer: (input_ids [1, n], position_ids) that close it and ask again."""
+        ...
