@@ -1,12 +1,20 @@
 """The numbers of a model that planning needs before any weight is loaded: tokens per frame, bytes per token.
 
-Pure arithmetic on config.json and preprocessor_config.json; nothing here imports torch.
+Pure arithmetic on config.json and a preprocessor config; nothing here imports torch.
+
+Which pixel bounds a video frame gets: those of video_preprocessor_config.json, else those of preprocessor_config.json
+(the caller passes the file it found), unless the upper one lies above 768 tokens a frame. The released Qwen2.5-VL
+files say 16384 tokens there, which is meant for still images; video frames then get 128 to 768 tokens, the bounds of
+qwen-vl-utils and of the Qwen2-VL video processor.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+VIDEO_MIN_PIXELS = 128 * 28 * 28  # per frame
+VIDEO_MAX_PIXELS = 768 * 28 * 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +28,8 @@ class ModelGeometry:
     patch: int = 14  # pixels
     merge: int = 2  # patches merged per side
     temporal_patch: int = 2  # frames per temporal patch
-    min_pixels: int = 128 * 28 * 28  # per frame
-    max_pixels: int = 768 * 28 * 28
+    min_pixels: int = VIDEO_MIN_PIXELS
+    max_pixels: int = VIDEO_MAX_PIXELS
 
     @property
     def cell(self) -> int:
@@ -56,21 +64,31 @@ class ModelGeometry:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> "ModelGeometry":
-        """Read a Qwen-VL config.json (flat as released, or with a text_config) and its preprocessor_config.json."""
+        """Read a Qwen-VL config.json (flat as released, or with a text_config) and its preprocessor config.
+
+        Raises KeyError where config.json lacks a size.
+        """
         text = config.get("text_config") or config
-        vision = config.get("vision_config", {})
-        bounds = preprocessor or {}
-        size = bounds.get("size") or {}
-        least = bounds.get("min_pixels") or size.get("shortest_edge") or cls.min_pixels
-        most = bounds.get("max_pixels") or size.get("longest_edge") or cls.max_pixels
+        vision = config.get("vision_config") or {}
+        least, most = video_pixel_bounds(preprocessor or {})
         return cls(
             layers=text["num_hidden_layers"],
             heads=text["num_attention_heads"],
-            kv_heads=text["num_key_value_heads"],
+            kv_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
             head_dim=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
-            patch=vision.get("patch_size", cls.patch),
-            merge=vision.get("spatial_merge_size", cls.merge),
-            temporal_patch=vision.get("temporal_patch_size", cls.temporal_patch),
+            patch=vision.get("patch_size", 14),
+            merge=vision.get("spatial_merge_size", 2),
+            temporal_patch=vision.get("temporal_patch_size", 2),
             min_pixels=least,
             max_pixels=most,
         )
+
+
+def video_pixel_bounds(preprocessor: Mapping[str, Any]) -> tuple[int, int]:
+    """(min, max) pixels of a video frame by the rule above; both spellings of the files are read."""
+    size = preprocessor.get("size") or {}
+    least = preprocessor.get("min_pixels") or size.get("shortest_edge")
+    most = preprocessor.get("max_pixels") or size.get("longest_edge")
+    if not least or not most or most > VIDEO_MAX_PIXELS:
+        return VIDEO_MIN_PIXELS, VIDEO_MAX_PIXELS
+    return least, most
