@@ -13,15 +13,16 @@ from purekv_cli.method.layout import PromptMasks
 class Observation:
     """What a policy may look at, right after layer `index` has attended in prefill.
 
-    `query` and `lse` are None when a layer that had to wait for its score is asked again.
+    `query` and `lse` are None when a layer that had to wait for its score is asked again. They hold the last M of the N
+    rows: all of them (M = N) unless the prompt came in chunks and only the observed rows were kept.
     """
 
     index: int
     layers: int
-    query: Tensor | None  # [B, Hq, N, D], rotated
+    query: Tensor | None  # [B, Hq, M, D], rotated
     key: Tensor  # [B, Hkv, N, D], rotated
     value: Tensor  # [B, Hkv, N, D]
-    lse: Tensor | None  # float32 [B, Hq, N], natural log; None unless the policy asks for it
+    lse: Tensor | None  # float32 [B, Hq, M], natural log; None unless the policy asks for it
     scaling: float
     masks: PromptMasks
 
