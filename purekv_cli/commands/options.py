@@ -1,0 +1,168 @@
+"""Every flag, once: name, type, help and environment variable. Verbs take whole groups of them.
+
+A group is a dataclass whose fields are the flags; `takes` unfolds it into the parameters that Typer reads and folds
+the parsed values back. An unset flag is None, so that settings.py can ask the next source for it.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from purekv_cli.errors import UsageError
+from purekv_cli.settings import parse_time
+
+
+class Sample(StrEnum):
+    uniform = "uniform"
+    fps = "fps"
+    keyframes = "keyframes"
+
+
+class Observe(StrEnum):
+    question = "question"
+    video = "video"
+    all = "all"
+
+
+class Kernels(StrEnum):
+    auto = "auto"
+    reference = "reference"
+
+
+class DType(StrEnum):
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+def _flag(*names: str, help: str, panel: str, **more: Any) -> Any:
+    env = "PUREKV_" + names[0].lstrip("-").replace("-", "_").upper()
+    more = {"envvar": env, "show_envvar": False} | more
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
+_clip = functools.partial(_flag, panel="Clip")
+_model = functools.partial(_flag, panel="Model")
+_method = functools.partial(_flag, panel="Method")
+_output = functools.partial(_flag, panel="Output")
+_TIME: dict[str, Any] = {"parser": parse_time, "metavar": "TIME"}
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFlags:
+    """Which frames are read."""
+
+    start: Annotated[float | None, _clip("--start", help="Where the clip begins: 90, 1:30 or 1:02:03.5.", **_TIME)] = None
+    end: Annotated[float | None, _clip("--end", help="Where it ends.", **_TIME)] = None
+    fps: Annotated[float | None, _clip("--fps", help="Frames a second to sample.", metavar="RATE")] = None
+    frames: Annotated[int | None, _clip("--frames", help="Number of frames to sample.", metavar="N")] = None
+    max_frames: Annotated[int | None, _clip("--max-frames", help="Never more frames than this.", metavar="N")] = None
+    max_pixels: Annotated[
+        int | None, _clip("--max-pixels", help="Pixels a frame is scaled down to (model's own bound).", metavar="N")
+    ] = None
+    sample: Annotated[Sample | None, _clip("--sample", help="How frames are chosen.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFlags:
+    """Which model answers, and where it runs."""
+
+    model: Annotated[
+        str | None,
+        _model("--model", "-m", help="auto, demo, 3b, 7b, 32b, 72b, a hub name or a folder [auto].", metavar="NAME"),
+    ] = None
+    revision: Annotated[str | None, _model("--revision", help="Branch, tag or commit on the hub.", metavar="REV")] = None
+    dtype: Annotated[DType | None, _model("--dtype", help="Precision of the weights [auto].")] = None
+    device: Annotated[str | None, _model("--device", help="auto, cpu, cuda, cuda:1 [auto].", metavar="NAME")] = None
+    offline: Annotated[bool | None, _model("--offline", help="Never touch the network.")] = None
+    max_tokens: Annotated[int | None, _model("--max-tokens", help="Length limit of an answer [256].", metavar="N")] = None
+    seed: Annotated[int | None, _model("--seed", help="Seed of everything random [0].", metavar="N")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class MethodFlags:
+    """How the cache is pruned."""
+
+    budget: Annotated[
+        str | None,
+        _method("--budget", help="Cache to keep: 0.2, 20%, 4096t or 512MiB [preset].", metavar="AMOUNT"),
+    ] = None
+    preset: Annotated[
+        str | None, _method("--preset", help="Preset by name or file [the model's own].", metavar="NAME|FILE")
+    ] = None
+    policy: Annotated[
+        str | None, _method("--policy", help="Pruning policy; `purekv policies` lists them.", metavar="NAME")
+    ] = None
+    dense: Annotated[bool | None, _method("--dense", help="No pruning, no sparse attention: the baseline.")] = None
+    kernels: Annotated[Kernels | None, _method("--kernels", help="Which kernels may run [auto].")] = None
+    observe: Annotated[
+        Observe | None,
+        _method("--observe", help="Whose attention is read. `video` ignores the question, so questions share a prefill."),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFlags:
+    """What is shown and written."""
+
+    json: Annotated[bool | None, _output("--json", help="One JSON object on stdout instead of text.")] = None
+    stats: Annotated[bool | None, _output("--stats", help="Show memory and times on stderr.")] = None
+    report: Annotated[
+        Path | None, _output("--report", help="Write a report when done: .json, .md or .html.", metavar="FILE")
+    ] = None
+    no_stream: Annotated[bool | None, _output("--no-stream", help="Print the answer when it is complete.")] = None
+    quiet: Annotated[bool | None, _output("--quiet", help="Only the answer, and errors.")] = None
+    verbose: Annotated[bool | None, _output("--verbose", "-v", help="More detail, and tracebacks.")] = None
+    dry_run: Annotated[
+        bool | None, _output("--dry-run", help="Show the plan and stop before any work.", envvar=None)
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class JsonFlag:
+    """For verbs whose answer is a table."""
+
+    json: Annotated[bool | None, _output("--json", help="One JSON object instead of a table.")] = None
+
+
+def takes(*groups: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a verb take groups of flags: its last parameters, one value of each group in this order."""
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(verb).parameters.values())[: -len(groups)]
+        hints = get_type_hints(verb, include_extras=True)
+        parameters = [p.replace(annotation=hints[p.name]) for p in own]
+        for group in groups:
+            types = get_type_hints(group, include_extras=True)
+            for flag in fields(group):
+                parameters.append(
+                    inspect.Parameter(
+                        flag.name, inspect.Parameter.KEYWORD_ONLY, default=flag.default, annotation=types[flag.name]
+                    )
+                )
+
+        @functools.wraps(verb)
+        def run(**values: Any) -> None:
+            folded = [group(**{flag.name: values.pop(flag.name) for flag in fields(group)}) for group in groups]
+            verb(*(values[p.name] for p in own), *folded)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def at_least_one(question: str | None, more: list[str] | None) -> tuple[str, ...]:
+    """The questions of a command line, in the order they were asked."""
+    questions = tuple(q.strip() for q in [question or "", *(more or [])] if q.strip())
+    if not questions:
+        raise UsageError("there is no question", 'Ask one: purekv ask VIDEO "what happens?"')
+    return questions

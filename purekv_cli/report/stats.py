@@ -1,0 +1,39 @@
+"""What answers cost, as a table: memory first, then the time of every stage apart, so that no fast part hides a slow one."""
+
+from collections.abc import Callable, Sequence
+
+from rich.table import Table
+
+from purekv_cli.report.units import size, span, times
+from purekv_cli.runtime.events import Answer, RunStats
+
+ROWS: tuple[tuple[str, Callable[[RunStats], str]], ...] = (
+    ("prompt tokens", lambda s: f"{s.prompt_tokens}"),
+    ("video tokens", lambda s: f"{s.video_tokens}"),
+    ("KV cache, full", lambda s: size(s.kv_bytes_full)),
+    ("KV cache, kept", lambda s: f"{size(s.kv_bytes_kept)} ({times(s.kv_bytes_full, s.kv_bytes_kept)} smaller)"),
+    ("KV cache, peak", lambda s: size(s.kv_bytes_peak)),
+    ("video decoding", lambda s: span(s.decode_seconds)),
+    ("vision", lambda s: span(s.vision_seconds)),
+    ("prefill", lambda s: span(s.prefill_seconds) + (" (sparse)" if s.sparse else "")),
+    ("  of it scoring", lambda s: span(s.scoring_seconds)),
+    ("first token after", lambda s: span(s.first_token_seconds)),
+    ("tokens per second", lambda s: f"{s.tokens_per_second:.1f}" if s.tokens_per_second else "-"),
+    ("answer tokens", lambda s: f"{s.new_tokens}"),
+)
+
+
+def rows(answers: Sequence[Answer]) -> list[tuple[str, ...]]:
+    """(label, value of each answer), as the terminal and the reports show them."""
+    return [(label, *(show(answer.stats) for answer in answers)) for label, show in ROWS]
+
+
+def stats_table(answers: Sequence[Answer]) -> Table:
+    """One column an answer."""
+    table = Table(show_header=len(answers) > 1, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", style="dim", no_wrap=True)
+    for answer in answers:
+        table.add_column(answer.question, justify="left", max_width=28, overflow="ellipsis", no_wrap=True)
+    for row in rows(answers):
+        table.add_row(*row)
+    return table

@@ -1,0 +1,44 @@
+"""A report is written once, whole, when the work is done; that it can be written is found out before the work begins."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from purekv_cli.errors import OutOfResources, UsageError
+from purekv_cli.report import html, markdown
+from purekv_cli.report.record import Record, to_json
+
+FORMATS: dict[str, Callable[[Record], str]] = {
+    ".json": to_json,
+    ".md": markdown.render,
+    ".html": html.render,
+}
+
+
+def check_target(path: Path) -> None:
+    """Raise UsageError unless a report of this name could be written."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"a report cannot be {path.suffix or 'without a suffix'}", f"Name it {path.stem}.json, .md or .html.")
+    parent = path.parent
+    if not parent.is_dir():
+        raise UsageError(f"there is no folder {str(parent)!r} for the report", "Create it first, or write elsewhere.")
+    if path.is_dir() or not os.access(path if path.exists() else parent, os.W_OK) or not os.access(parent, os.W_OK):
+        raise UsageError(f"cannot write the report {str(path)!r}", "Choose a file in a folder you may write to.")
+
+
+def write_report(record: Record, path: Path) -> None:
+    """Write beside the target, then rename over it: a reader sees the old file or the new one."""
+    text = FORMATS[path.suffix.lower()](record)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)  # mkstemp makes it private; a report is an ordinary file
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise OutOfResources(f"cannot write the report {str(path)!r}: {error.strerror}", "Free some space, then ask again.") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
