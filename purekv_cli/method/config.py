@@ -29,6 +29,8 @@ class MethodConfig:
     budget: Budget = field(default_factory=lambda: Budget("fraction", 0.2))
     observe: Observe = "question"  # whose attention is read: the question's rows, the video's, or all
     score_layers: tuple[int, ...] = (0, 1)  # of purekv-paper: the layers that compute attention mass
+    one_set: bool = False  # of purekv: one set for all layers; better by little, but holds full KV until the last layer
+    normalise: bool = False  # of purekv: every layer weighs the same in the maximum, a guard against attention sinks
     sparse: SparseConfig = field(default_factory=SparseConfig)
     chunk: int | None = None  # prompt tokens per prefill step; None: all at once
     seed: int = 0

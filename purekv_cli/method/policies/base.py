@@ -42,13 +42,16 @@ class Policy(Protocol):
         ...
 
     def needs_lse(self, index: int) -> bool:
-        """Whether layer `index` must hand over the log-sum-exp of its rows."""
+        """Whether layer `index` must hand over the log-sum-exp of its rows; such a layer attends densely."""
         ...
 
     def score(self, seen: Observation) -> Tensor | None:
         """Importance of every entry, float32 [B, Hkv or 1, N]; None: not known yet, ask again at a later layer."""
         ...
 
-    def select(self, score: Tensor, entries: int, masks: PromptMasks) -> Tensor:
-        """Positions to keep, ascending, int64 [B, Hkv or 1, P]; rows with fewer are padded at the end with -1."""
+    def select(self, score: Tensor, entries: int | Tensor, masks: PromptMasks) -> Tensor:
+        """Positions to keep, ascending, int64 [B, Hkv or 1, P]; rows with fewer are padded at the end with -1.
+
+        `entries` is one number, or int64 [B] where the prompts of a batch differ in length.
+        """
         ...
