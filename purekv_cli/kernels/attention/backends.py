@@ -19,7 +19,9 @@ _CUDNN_LEAST_ROWS = 128  # it plans anew for every shape: not worth it for a few
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scaling: float, causal: bool, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def _flash_cpu(
+    q: Tensor, k: Tensor, v: Tensor, scaling: float, causal: bool, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, causal, attn_mask=bias, scale=scaling
     )

@@ -20,7 +20,9 @@ from purekv_cli.method.select import select
 
 class PureKVPaper:
     name: ClassVar[str] = "purekv-paper"
-    summary: ClassVar[str] = "The paper's estimate: low layers' attention mass times each layer's value norms, per KV head."
+    summary: ClassVar[str] = (
+        "The paper's estimate: low layers' attention mass times each layer's value norms, per KV head."
+    )
     source: ClassVar[str] = "PureKV (arXiv 2510.25600), section 3.2 (CLIE)"
 
     def __init__(self, config: MethodConfig) -> None:
