@@ -1,8 +1,9 @@
 """How important is a cache entry? Whose attention is read, and how it becomes one score per entry.
 
-Two scores live here. CLIE (paper section 3.2): I_l = A_src(l) * ||V_l||_2, the attention mass of a low score layer times the
-value norms of the layer that is pruned. And the pooled one: the largest attention that any observed row and head of any
-layer so far pays to an entry, one set for all heads; on the pilot model it beat every per-layer and per-head variant.
+Two scores live here. CLIE: I_l = A_src(l) * ||V_l||_2, the attention mass of a low score layer
+times the value norms of the layer that is pruned. And the pooled one: the largest attention that any observed row and
+head of any layer so far pays to an entry, one set for all heads; on the pilot model it beat every per-layer and
+per-head variant.
 """
 
 import torch
@@ -17,8 +18,8 @@ VIDEO_ROWS = 32  # last video rows that speak for the video when no question doe
 def observed_rows(masks: PromptMasks, observe: Observe) -> Tensor:
     """bool [B, N]: the queries whose attention is read.
 
-    "question": the text after the video, if only the marker that closes it; a prompt that ends with its video falls back
-    to "video": its last 32 video rows. "all": every token, the paper's accumulated scores.
+    "question": the text after the video, if only the marker that closes it; a prompt that ends with its video falls
+    back to "video": its last 32 video rows. "all": every token, the paper's accumulated scores.
     """
     if observe == "all":
         return masks.valid

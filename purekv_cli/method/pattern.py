@@ -1,13 +1,15 @@
-"""ST-SpAttn, spatial-temporal sparse attention: which keys a video query reads in prefill (paper section 3.3, with additions).
+"""ST-SpAttn, spatial-temporal sparse attention: which keys a query reads in prefill.
 
-A video query reads the text before it, its own frame, its spatial tile with a halo in earlier frames (all of the `recent`
-ones, older ones at a growing stride, and the first), and the content columns: the tokens that changed most from the frame
-before, without which accuracy drops. Text reads everything. Tiles are patches of the frame, not strips of its raster, so
-the tokens of each frame are permuted tile by tile; text stays where it is.
+A video query reads the text before it, its own frame, its spatial tile with a halo in earlier frames (all of the
+`recent` ones, older ones at a growing stride, and the first), and the content columns: the tokens that changed most
+from the frame before, without which accuracy drops (the paper's pattern, and what a
+pilot found missing in it). Text reads everything. Tiles are patches of the frame, not strips
+of its raster, so the tokens of each frame are permuted tile by tile; text stays where it is.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -60,8 +62,8 @@ def content_change(embeddings: Tensor, grid: tuple[int, int, int]) -> Tensor:
 def frames_read(frame: int, config: SparseConfig) -> list[int]:
     """Earlier frames whose tile a query of `frame` reads, ascending.
 
-    At a distance d up to `recent`: all. Beyond, with the stride s = 2, 4, 8, ... that doubles whenever the distance does
-    (the least power of two with recent * s >= d): where s divides d. `recent` = 0 reads none of them.
+    At a distance d up to `recent`: all. Beyond, with the stride s = 2, 4, 8, ... that doubles whenever the distance
+    does (the least power of two with recent * s >= d): where s divides d. `recent` = 0 reads none of them.
     """
     read = {0} if config.first_frame else set()
     for distance in range(1, frame + 1):
@@ -95,8 +97,8 @@ def _geometry(length: int, video: bytes, grid: tuple[int, int, int], tile: tuple
     row_bounds, column_bounds = _balanced(height, tile[0]), _balanced(width, tile[1])
     row, column = torch.arange(height)[:, None], torch.arange(width)
     own, near = [], []
-    for top, bottom in zip(row_bounds, row_bounds[1:], strict=False):
-        for left, right in zip(column_bounds, column_bounds[1:], strict=False):
+    for top, bottom in pairwise(row_bounds):
+        for left, right in pairwise(column_bounds):
             own.append(((row >= top) & (row < bottom) & (column >= left) & (column < right)).flatten())
             rows = (row >= top - halo) & (row < bottom + halo)
             near.append((rows & (column >= left - halo) & (column < right + halo)).flatten())

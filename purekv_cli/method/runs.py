@@ -12,9 +12,9 @@ _EXPANDED = 2**22  # keys expanded at once while counting
 class RunList:
     """Which keys every query reads, shared by all heads and layers.
 
-    Prompt tokens are permuted so that the rows of a query tile, and most of its keys, lie side by side. A query at row i
-    reads the keys j of its tile's runs that come no later in the prompt: order[j] <= order[i]. Runs of a tile ascend and
-    never overlap.
+    Prompt tokens are permuted so that the rows of a query tile, and most of its keys, lie side by side. A query at
+    row i reads the keys j of its tile's runs that come no later in the prompt: order[j] <= order[i]. Runs of a tile
+    ascend and never overlap.
     """
 
     order: Tensor  # int64 [N], prompt position of every permuted row

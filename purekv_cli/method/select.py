@@ -26,7 +26,7 @@ def select(score: Tensor, entries: int | Tensor, protected: Tensor, valid: Tenso
     ranked = ranked.masked_fill(~valid[:, None], float("-inf"))
     wanted = torch.as_tensor(entries, device=score.device)
     count = torch.minimum(torch.maximum(wanted, (protected & valid).sum(-1)), valid.sum(-1))  # [B]
-    best = ranked.sort(-1, descending=True, stable=True).indices[..., : int(count.max())]
+    best = ranked.sort(dim=-1, descending=True, stable=True).indices[..., : int(count.max())]
     spare = torch.arange(best.shape[-1], device=score.device) >= count[:, None, None]
     ascending = best.masked_fill(spare, length).sort(-1).values
     return ascending.masked_fill(ascending == length, -1)

@@ -1,6 +1,6 @@
 """Exact attention that also hands over the log-sum-exp of its rows, through the fastest kernel at hand.
 
-The LSE is what CLIE needs (paper section 3.2): with it any row's attention to any key is one dot product away. Torch's
+The LSE is what CLIE needs: with it any row's attention to any key is one dot product away. Torch's
 kernels align a causal mask at the first key; a continuation (fewer queries than keys) is therefore computed as two
 calls, the past without mask and the own square with it, and merged by their LSE: exact, and no N x M mask is stored.
 """

@@ -1,4 +1,4 @@
-"""How much attention every key gets from the observed rows, recomputed from the rows' log-sum-exp (CLIE, paper section 3.2).
+"""How much attention every key gets from the observed rows, recomputed from their log-sum-exp (CLIE).
 
 sum:  A[g, j] = sum over heads h of group g, over observed rows i >= j, of exp(q_hi . k_gj * scaling - lse_hi)
 max:  the same with the largest term in place of the sum

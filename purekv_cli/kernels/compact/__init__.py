@@ -1,4 +1,4 @@
-"""Active pruning's last step: copy the kept cache entries to tensors of their own, so that the full ones can be freed."""
+"""Active pruning's last step: copy the kept entries to tensors of their own, so that the full ones can be freed."""
 
 from torch import Tensor
 

@@ -1,8 +1,8 @@
 """The default: the entries that the text after the video looks at, pooled over rows, heads and layers into one set.
 
-A(j) = max over layers so far, heads and observed rows i of softmax(q_i . k_j): an entry that one head of one layer needs for
-one word stays everywhere. Because the maximum runs upward, layer i's set needs only layers <= i and its full KV is freed
-at once. Value norms, which help the paper's estimate, harm this score and are left out.
+A(j) = max over layers so far, heads and observed rows i of softmax(q_i . k_j): an entry that one head of one layer
+needs for one word stays everywhere. Because the maximum runs upward, layer i's set needs only layers <= i and its
+full KV is freed at once. Value norms, which help the paper's estimate, harm this score and are left out.
 """
 
 from typing import ClassVar
@@ -20,7 +20,7 @@ from purekv_cli.method.select import select
 class PureKV:
     name: ClassVar[str] = "purekv"
     summary: ClassVar[str] = "Keeps what the text after the video attends to most, one set for all heads."
-    source: ClassVar[str] = "own, after PureKV (arXiv 2510.25600) section 3.2: max-pooled attention of the text rows"
+    source: ClassVar[str] = "own, after PureKV (arXiv 2510.25600): max-pooled attention of the text rows"
 
     def __init__(self, config: MethodConfig) -> None:
         self._observe = config.observe

@@ -23,7 +23,7 @@ class PureKVPaper:
     summary: ClassVar[str] = (
         "The paper's estimate: low layers' attention mass times each layer's value norms, per KV head."
     )
-    source: ClassVar[str] = "PureKV (arXiv 2510.25600), section 3.2 (CLIE)"
+    source: ClassVar[str] = "PureKV (arXiv 2510.25600), CLIE"
 
     def __init__(self, config: MethodConfig) -> None:
         if not config.score_layers or min(config.score_layers) < 0:
@@ -33,8 +33,8 @@ class PureKVPaper:
             )
         self._observe = config.observe
         self._layers = frozenset(config.score_layers)
-        self._mass: Tensor | None = None  # [B, Hkv, N], of the first score layer until a layer has passed it
-        self._first: Tensor | None = None
+        self._mass: Tensor | None = None  # [B, Hkv, N], of the last score layer seen
+        self._first: Tensor | None = None  # of the first one, for the layers that wait for it
 
     @property
     def uses_question(self) -> bool:
