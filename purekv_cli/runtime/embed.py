@@ -1,0 +1,38 @@
+"""A prompt as embeddings, the vision tower's features in place: done once per clip, whatever is asked about it."""
+
+import inspect
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from purekv_cli.models.base import Inputs
+
+
+def embed_prompt(model: PreTrainedModel, inputs: Inputs) -> Tensor:
+    """Embeddings of all prompt tokens, [1, N, hidden], on the device of the embedding layer."""
+    table = model.get_input_embeddings()
+    device = next(table.parameters()).device
+    embeds: Tensor = table(inputs.input_ids.to(device))
+    if not len(inputs.layout.video):
+        return embeds
+    features = video_features(model, inputs).to(embeds.device, embeds.dtype)
+    embeds[0, inputs.layout.video.to(embeds.device)] = features
+    return embeds
+
+
+def video_features(model: PreTrainedModel, inputs: Inputs) -> Tensor:
+    """What the vision tower and its merger make of the frames, [V, hidden], in frame-major order."""
+    tower = model.get_video_features
+    known = inspect.signature(tower).parameters
+    given = {name: tensor.to(model.device) for name, tensor in inputs.features.items() if name in known}
+    out = tower(**given)
+    features = getattr(out, "pooler_output", out)
+    return features if isinstance(features, Tensor) else torch.cat(list(features))
+
+
+def embed_tokens(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Embeddings of text, [1, n, hidden]."""
+    table = model.get_input_embeddings()
+    embeds: Tensor = table(ids.to(next(table.parameters()).device))
+    return embeds

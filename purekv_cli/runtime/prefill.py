@@ -1,0 +1,180 @@
+"""One prefill: every layer attends, is scored, and is pruned before the next one runs (active pruning).
+
+Beside the compact cache at most one layer's full K and V exist, plus the layers whose policy has no score for them yet.
+A prompt may come in chunks. A policy that never looks at the question judges every chunk by itself, with its share of
+the budget, so memory stays bounded; one that does has to hold all entries until the question has been read, and the
+last chunk prunes layer by layer.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from purekv_cli.kernels.attention import attention
+from purekv_cli.kernels.sparse_prefill import sparse_prefill
+from purekv_cli.method.config import MethodConfig
+from purekv_cli.method.importance import observed_rows
+from purekv_cli.method.layout import PromptMasks
+from purekv_cli.method.pattern import RunList
+from purekv_cli.method.policies import make
+from purekv_cli.method.policies.base import Observation, Policy
+from purekv_cli.runtime.cache import CompactLayer
+from purekv_cli.runtime.metrics import KVMeter, StageClock
+from purekv_cli.runtime.prompt import Prompt, cut
+
+
+class Prefill:
+    """Attention and pruning of one prompt (a batch of them) over all layers and chunks."""
+
+    def __init__(
+        self,
+        config: MethodConfig,
+        prompt: Prompt,
+        layers: int,
+        bytes_per_token: int,
+        *,
+        runs: RunList | None = None,
+        meter: KVMeter | None = None,
+        clock: StageClock | None = None,
+    ) -> None:
+        self._config, self._prompt, self._layers = config, prompt, layers
+        self._runs, self._meter, self._clock = runs, meter or KVMeter(), clock
+        self._policy: Policy = make(config.policy, config)
+        self._entries = prompt.entries(config, bytes_per_token)
+        self._prunes = any(e < n for e, n in zip(self._entries, prompt.masks.valid.sum(-1).tolist(), strict=True))
+        self._holds = self._policy.uses_question
+        self._rows: dict[int, list[tuple[Tensor, Tensor | None]]] = {}  # what earlier chunks' question rows showed
+        self._waiting: list[tuple[int, CompactLayer, float]] = []
+        self.sparse = False  # whether ST-SpAttn has run
+        self.begin(0, prompt.length)
+
+    def begin(self, start: int, stop: int) -> None:
+        """The next forward brings prompt tokens [start, stop)."""
+        self._start, self._stop = start, stop
+        if self._holds:
+            self._from, self._to = 0, self._prompt.length
+        else:
+            self._from, self._to = start, stop
+            if start:
+                self._policy = make(self._config.policy, replace(self._config, seed=self._config.seed + start))
+        self._waiting.clear()
+        self._masks = {m.video.device: m for m in [cut(self._prompt.masks, self._from, self._to)]}
+        self._judges = (
+            self._prunes
+            and (stop == self._prompt.length or not self._holds)
+            and bool(self._prompt.masks.video[:, self._from : self._to].any())
+        )
+        self._quota = [self._share(row) for row in range(self._prompt.batch)] if self._judges else []
+
+    def attend(
+        self,
+        layer: CompactLayer,
+        index: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid: Tensor | None,
+        scaling: float,
+    ) -> Tensor:
+        """Attention of layer `index` over its entries, which `layer` already holds; then its pruning.
+
+        Args:
+            query: [B, Hq, n, D], rotated. key, value: [B, Hkv, P, D], all entries of the layer.
+            valid: bool [B, tokens so far], False where padded; None: nowhere.
+
+        Returns:
+            [B, Hq, n, D].
+        """
+        self._meter.watch(key, value)
+        need = self._prunes and (self._judges or self._holds) and self._policy.needs_lse(index)
+        lse = None
+        if self._runs is not None and query.shape[2] == self._prompt.length and not self._policy.needs_lse(index):
+            out = self._sparse(self._runs, query, key, value, scaling)
+        else:
+            mask = layer.readable(valid)
+            out, lse = attention(query, key, value, scaling, causal=True, mask=mask, need_lse=need)
+        if lse is not None and valid is not None:
+            lse = lse.masked_fill(lse == float("-inf"), float("inf"))  # rows of padding give no mass to any key
+        if not self._prunes:
+            return out
+        if self._clock is None:
+            self._observe(layer, index, query, lse, scaling)
+        else:
+            with self._clock.part("scoring"):
+                self._observe(layer, index, query, lse, scaling)
+        return out
+
+    def _sparse(self, runs: RunList, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """ST-SpAttn. Its order of tokens is a matter of this call only: cache and policies see the prompt's."""
+        self.sparse = True
+        order, inverse = runs.order.to(query.device), runs.inverse.to(query.device)
+        permuted = (states.index_select(2, order) for states in (query, key, value))
+        out, _ = sparse_prefill(*permuted, runs, scaling)
+        return out.index_select(2, inverse)
+
+    def _observe(self, layer: CompactLayer, index: int, query: Tensor, lse: Tensor | None, scaling: float) -> None:
+        seen: Tensor | None = query
+        if self._holds and query.shape[2] < self._prompt.length:
+            rows = self._rows.setdefault(index, [])
+            first = max(0, self._first_row - self._start)
+            if first < query.shape[2]:
+                rows.append((query[:, :, first:], None if lse is None else lse[:, :, first:]))
+            if not self._judges:
+                return
+            seen = torch.cat([q for q, _ in rows], 2)
+            lse = None if lse is None else torch.cat([part for _, part in rows if part is not None], 2)
+            del self._rows[index]
+        if not self._judges:
+            layer.settled = layer.entries
+            return
+        score = self._policy.score(self._observation(layer, index, seen, lse, scaling))
+        if score is None:
+            self._waiting.append((index, layer, scaling))
+            if index == self._layers - 1:
+                raise RuntimeError(f"the policy {self._policy.name!r} gave no score up to the last layer")
+            return
+        for below, waiter, scale in self._waiting:
+            late = self._policy.score(self._observation(waiter, below, None, None, scale))
+            if late is None:
+                raise RuntimeError(f"the policy {self._policy.name!r} gave no score for layer {below}")
+            self._prune(waiter, late)
+        self._waiting.clear()
+        self._prune(layer, score)
+
+    @property
+    def _first_row(self) -> int:
+        """The first prompt position whose attention a held policy looks at."""
+        rows = observed_rows(self._prompt.masks, self._config.observe).any(0).nonzero()
+        return int(rows[0]) if len(rows) else self._prompt.length - 1
+
+    def _observation(
+        self, layer: CompactLayer, index: int, query: Tensor | None, lse: Tensor | None, scaling: float
+    ) -> Observation:
+        key, value, _ = layer.stored()
+        first, masks = layer.settled, self._masks_on(key.device)
+        return Observation(index, self._layers, query, key[:, :, first:], value[:, :, first:], lse, scaling, masks)
+
+    def _masks_on(self, device: torch.device) -> PromptMasks:
+        if device not in self._masks:
+            home = next(iter(self._masks.values()))
+            self._masks[device] = PromptMasks(*(m.to(device) for m in (home.video, home.after, home.valid)))
+        return self._masks[device]
+
+    def _prune(self, layer: CompactLayer, score: Tensor) -> None:
+        quota = self._quota[0] if len(self._quota) == 1 else torch.tensor(self._quota, device=score.device)
+        rows = self._policy.select(score, quota, self._masks_on(score.device))
+        if rows.shape[-1] < layer.entries - layer.settled or bool((rows < 0).any()):
+            layer.prune(rows, layer.settled)
+            self._meter.watch(layer.keys, layer.values)
+        layer.settled = layer.entries
+
+    def _share(self, row: int) -> int:
+        """Entries of prompt `row` that the tokens now judged may keep: their text, their part of the video budget."""
+        masks = self._prompt.masks
+        video, text = masks.video[row], masks.protected[row]
+        budget, total = self._entries[row] - int(text.sum()), int(video.sum())
+        if total == 0:
+            return int(text[self._from : self._to].sum())
+        before, through = int(video[: self._from].sum()), int(video[: self._to].sum())
+        return int(text[self._from : self._to].sum()) + budget * through // total - budget * before // total

@@ -1,0 +1,111 @@
+"""What is known of a batch of prompts before the model runs: where the video lies, and the positions to decode at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from purekv_cli.errors import UsageError
+from purekv_cli.method.config import MethodConfig
+from purekv_cli.method.layout import PromptMasks, VideoLayout
+
+
+@dataclass(slots=True)
+class Prompt:
+    """B prompts of N positions, padded on the left; kept beside a cache for as long as it lives."""
+
+    masks: PromptMasks
+    delta: Tensor | None = None  # int64 [B, 1]: rotary position minus token count, for text after the prompt; None: 0
+    layout: VideoLayout | None = None  # only for one prompt with one video: ST-SpAttn needs its grid
+    reserve: int = 0  # entries of the budget that tokens fed after this prefill will take
+
+    @classmethod
+    def of_ids(
+        cls,
+        ids: Tensor,
+        video_token: int | None,
+        attention_mask: Tensor | None = None,
+        grids: Sequence[tuple[int, int, int]] = (),
+    ) -> "Prompt":
+        """Find the video by its token.
+
+        Args:
+            ids: int64 [B, N].
+            video_token: the placeholder's id; None: the model has no video.
+            attention_mask: [B, N], 0 where padded.
+            grids: (T, H, W) of every video after merging.
+        """
+        valid = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        video = (ids == video_token) & valid if video_token is not None else torch.zeros_like(valid)
+        column = torch.arange(ids.shape[1], device=ids.device)
+        last = torch.where(video, column, -1).amax(-1, keepdim=True)
+        layout = None
+        if ids.shape[0] == 1 and len(grids) == 1 and bool(valid.all()):
+            places = video[0].nonzero().flatten().cpu()
+            t, h, w = grids[0]
+            if len(places) == t * h * w:
+                layout = VideoLayout(ids.shape[1], places, (t, h, w))
+        return cls(PromptMasks(video, (column > last) & valid, valid), layout=layout)
+
+    @classmethod
+    def of_layouts(cls, layouts: Sequence[VideoLayout], device: torch.device | str = "cpu") -> "Prompt":
+        """The same from layouts that the caller knows."""
+        return cls(PromptMasks.of(layouts, device), layout=layouts[0] if len(layouts) == 1 else None)
+
+    @property
+    def length(self) -> int:
+        return self.masks.video.shape[1]
+
+    @property
+    def batch(self) -> int:
+        return self.masks.video.shape[0]
+
+    def to(self, device: torch.device) -> "Prompt":
+        masks = PromptMasks(*(m.to(device) for m in (self.masks.video, self.masks.after, self.masks.valid)))
+        return replace(self, masks=masks, delta=None if self.delta is None else self.delta.to(device))
+
+    def reorder(self, rows: Tensor) -> None:
+        """Follow the cache to other rows (beams, repeats)."""
+        self.masks = self._rows(rows)
+        if self.delta is not None:
+            self.delta = self.delta.index_select(0, rows.to(self.delta.device))
+
+    def expand(self, batch: int) -> None:
+        """Every prompt repeated: what `generate` does for beams and several samples before it prefills."""
+        if batch != self.batch:
+            self.reorder(torch.arange(self.batch).repeat_interleave(batch // self.batch))
+
+    def _rows(self, rows: Tensor) -> PromptMasks:
+        rows = rows.to(self.masks.video.device)
+        return PromptMasks(*(m.index_select(0, rows) for m in (self.masks.video, self.masks.after, self.masks.valid)))
+
+    def entries(self, config: MethodConfig, bytes_per_token: int) -> list[int]:
+        """Entries to keep of every prompt, per layer and KV head.
+
+        Raises:
+            UsageError: the budget does not even hold the text.
+        """
+        kept = []
+        for length, text in zip(self.masks.valid.sum(-1).tolist(), self.masks.protected.sum(-1).tolist(), strict=True):
+            if config.policy == "dense" or text == length:
+                kept.append(length)
+                continue
+            whole = config.budget.entries(length + self.reserve, text + self.reserve, bytes_per_token)
+            kept.append(whole - self.reserve)
+        return kept
+
+
+def cut(masks: PromptMasks, start: int, stop: int) -> PromptMasks:
+    """Columns [start, stop) of the masks."""
+    return PromptMasks(*(m[:, start:stop] for m in (masks.video, masks.after, masks.valid)))
+
+
+def check_layouts(layouts: Sequence[VideoLayout], ids: Tensor) -> None:
+    """Layouts given by the caller must describe these prompts."""
+    longest = max(layout.length for layout in layouts)
+    if len(layouts) != ids.shape[0] or longest != ids.shape[1]:
+        raise UsageError(
+            f"{len(layouts)} layouts of {longest} tokens do not describe {ids.shape[0]} prompts of {ids.shape[1]}",
+            "Give one VideoLayout per prompt, of its own length without padding.",
+        )
