@@ -78,7 +78,9 @@ def sample(
 
     there = _frames_in(info, start, end)
     if spec.mode == "fps":
-        wanted = max(math.floor((end - start) * spec.fps + SLACK), 1)
+        # Durations carry the rounding of the container's clock: 3.999 s in mkv may be 4 s, and 8 frames at 2 a second.
+        rounding = min(2 * float(info.time_base) * spec.fps, 0.05)
+        wanted = max(math.floor((end - start) * spec.fps + rounding + SLACK), 1)
     else:
         wanted = spec.frames if spec.frames is not None else min(spec.max_frames, there)
     count = min(wanted, cap)
