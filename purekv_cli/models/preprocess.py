@@ -1,0 +1,76 @@
+"""Frames to the patches a Qwen2-VL vision tower reads, in plain torch: bit for bit what Qwen2VLVideoProcessor makes.
+
+The library's processor needs torchvision; nothing else here does. Three steps: an antialiased bicubic resize on uint8
+(always on the CPU, whose integer kernel is the reference), rescaling and normalisation fused into one subtraction and
+one division, and a permutation that puts the patches of one merged token side by side. Frames go through in slices,
+so that the float copy of a long clip exists only once, in the dtype the model wants.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from purekv_cli.models.geometry import ModelGeometry
+
+_SLICE = 32  # frames normalised at once
+
+
+@dataclass(frozen=True, slots=True)
+class PixelScale:
+    """Mean and standard deviation of a channel, of pixels between 0 and 1. The defaults are CLIP's."""
+
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # R, G, B
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+
+    @classmethod
+    def from_config(cls, preprocessor: Mapping[str, Any]) -> "PixelScale":
+        """Read a preprocessor config; what it leaves out is CLIP's."""
+        clip = cls()
+        return cls(
+            tuple(preprocessor.get("image_mean") or clip.mean),
+            tuple(preprocessor.get("image_std") or clip.std),
+        )
+
+
+def preprocess(
+    pixels: NDArray[np.uint8],
+    size: tuple[int, int],
+    geometry: ModelGeometry,
+    scale: PixelScale,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """Patches of a clip and their grid.
+
+    Args:
+        pixels: uint8 [N, H, W, 3], RGB. An odd last frame is repeated to fill its temporal patch.
+        size: (height, width) to resize to, multiples of `geometry.cell`.
+
+    Returns:
+        Patches [T * rows * columns, 3 * temporal_patch * patch * patch] and the grid, int64 [1, 3]: T, and the rows
+        and columns of a frame in patches before merging.
+    """
+    patch, merge, depth = geometry.patch, geometry.merge, geometry.temporal_patch
+    rows, columns = size[0] // patch, size[1] // patch
+    steps = -(-len(pixels) // depth)
+    mean, std = (torch.tensor(values).mul(255).view(3, 1, 1).to(device) for values in (scale.mean, scale.std))
+    out = torch.empty(steps, rows * columns, 3 * depth * patch * patch, dtype=dtype, device=device)
+    for start in range(0, steps, _SLICE // depth):
+        stop = min(start + _SLICE // depth, steps)
+        frames = torch.from_numpy(np.ascontiguousarray(pixels[start * depth : stop * depth])).permute(0, 3, 1, 2)
+        if frames.shape[-2:] != size:
+            frames = F.interpolate(frames.contiguous(), size=size, mode="bicubic", antialias=True)
+        values = frames.to(device).float().sub(mean).div(std)
+        if missing := (stop - start) * depth - len(values):
+            values = torch.cat([values, values[-1:].expand(missing, -1, -1, -1)])
+        cells = values.reshape(
+            stop - start, depth, 3, rows // merge, merge, patch, columns // merge, merge, patch
+        )  # step, frame, channel, then row and column each as token, patch in token, pixel in patch
+        out[start:stop] = cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(stop - start, rows * columns, -1)
+    return out.flatten(0, 1), torch.tensor([[steps, rows, columns]], device=device)

@@ -1,0 +1,90 @@
+"""The pieces of a chat that stay the same whatever is asked: read once from a checkpoint's chat template.
+
+The template is rendered with marks in the places of the questions and the answer and cut there. A question is encoded
+apart from the special tokens around it, with special tokens in it read as plain text: nothing that a user types can
+close a turn or pretend to be a video. Otherwise the ids are those of encoding the whole rendered conversation, because
+tokenizers never merge across a special token and the plain text beside a question is encoded together with it.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from purekv_cli.errors import ModelUnavailable
+
+_FIRST, _ANSWER, _LATER = "\ue000first\ue000", "\ue000answer\ue000", "\ue000later\ue000"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A two-turn conversation, cut at its questions and its answer."""
+
+    tokenizer: PreTrainedTokenizerBase
+    opening: str  # system message, user turn, one video placeholder up to the vision end
+    before: str  # text between the video and the question
+    closing: str  # after a question: end of the turn, opening of the answer
+    again: str  # after an answer: its end, the next user turn
+
+    @classmethod
+    def read(cls, tokenizer: PreTrainedTokenizerBase, folder: Path, video_end: str) -> "Prompt":
+        """Take the first of the checkpoint's templates that shows a video: newer layouts keep it in a file of its own.
+
+        Raises:
+            ModelUnavailable: there is none.
+        """
+        video = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": _FIRST}]}
+        talk = [video, {"role": "assistant", "content": _ANSWER}]
+        talk.append({"role": "user", "content": [{"type": "text", "text": _LATER}]})
+        for template in _templates(tokenizer, folder):
+            text = str(
+                tokenizer.apply_chat_template(talk, chat_template=template, tokenize=False, add_generation_prompt=True)
+            )
+            order = [text.find(mark) for mark in (video_end, _FIRST, _ANSWER, _LATER)]
+            if -1 in order or order != sorted(order):
+                continue
+            head, rest = text.split(_FIRST)
+            _, rest = rest.split(_ANSWER)
+            again, closing = rest.split(_LATER)
+            cut = head.rindex(video_end) + len(video_end)
+            return cls(tokenizer, head[:cut], head[cut:], closing, again)
+        raise ModelUnavailable(
+            f"{folder} has no chat template that shows a video",
+            "Add the chat_template.json of the checkpoint it was made from.",
+        )
+
+    def head_ids(self) -> list[int]:
+        """Everything up to and including the vision end, with one placeholder for the video."""
+        return self.tokenizer.encode(self.opening, add_special_tokens=False)
+
+    def question_ids(self, question: str) -> list[int]:
+        """What follows the video: the question and the opening of the answer."""
+        return self._around(self.before, question)
+
+    def turn_ids(self, question: str) -> list[int]:
+        """What follows an answer: its end, the next question and the opening of the next answer."""
+        return self._around(self.again, question)
+
+    def _around(self, before: str, question: str) -> list[int]:
+        special = "|".join(re.escape(token) for token in self.tokenizer.all_special_tokens)
+        left, right = re.split(f"({special})", before), re.split(f"({special})", self.closing)
+        plain = left[-1] + question + right[0]
+        return [
+            *self.tokenizer.encode("".join(left[:-1]), add_special_tokens=False),
+            *self.tokenizer.encode(plain, add_special_tokens=False, split_special_tokens=True),
+            *self.tokenizer.encode("".join(right[1:]), add_special_tokens=False),
+        ]
+
+
+def _templates(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[str]:
+    """Templates of a checkpoint: chat_template.jinja, chat_template.json, the tokenizer's own."""
+    found = []
+    if (jinja := folder / "chat_template.jinja").is_file():
+        found.append(jinja.read_text(encoding="utf-8"))
+    if (wrapped := folder / "chat_template.json").is_file():
+        found.append(json.loads(wrapped.read_text(encoding="utf-8"))["chat_template"])
+    if isinstance(tokenizer.chat_template, str):
+        found.append(tokenizer.chat_template)
+    return found
