@@ -1,0 +1,27 @@
+"""What every test folder shares: runs see no settings of the person who runs the tests, and no network."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported anywhere
+
+
+@pytest.fixture(autouse=True)
+def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No PUREKV_* of the surroundings; configuration and cache folders of their own."""
+    for name in [name for name in os.environ if name.startswith("PUREKV_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random model in a released checkpoint's layout."""
+    from tests.bundle import write_bundle
+
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny-qwen2.5-vl")
