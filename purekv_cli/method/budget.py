@@ -1,5 +1,6 @@
 """How much of the cache stays: a fraction of the prompt's entries, a number of tokens, or bytes."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -48,10 +49,10 @@ class Budget:
         else:
             wanted = int(self.value) if self.kind == "tokens" else int(self.value // bytes_per_token)
         if wanted < protected + 1 and prompt > protected:
-            least = (protected + 1) / prompt
+            least = math.ceil(1000 * (protected + 1) / prompt) / 1000  # rounded up: the advice must work
             raise UsageError(
                 f"the budget {self} keeps {wanted} of {prompt} tokens, but {protected} of them are text that must stay",
-                f"Give at least {least:.2f} ({protected + 1}t), or sample more frames.",
+                f"Give at least {least:g} ({protected + 1}t), or sample more frames.",
             )
         return min(wanted, prompt)
 

@@ -1,0 +1,39 @@
+"""Where kernel tests run: always on the CPU, on a GPU too where there is one."""
+
+import pytest
+import torch
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+    ),
+]
+# float32 rounding over sums of this size; GPU kernels make a float32 product of three TF32 ones
+TOLERANCE = {"cpu": 2e-6, "cuda": 1e-5}
+on_each_device = pytest.mark.parametrize("device", DEVICES)
+
+
+def qkv(
+    device: str, heads: int, kv_heads: int, rows: int, columns: int, dim: int = 16, batch: int = 2, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random float32 query [B, Hq, N, D], key and value [B, Hkv, M, D], the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((batch, heads, rows, dim), (batch, kv_heads, columns, dim), (batch, kv_heads, columns, dim))
+    query, key, value = (torch.randn(shape, generator=generator).to(device) for shape in shapes)
+    return query, key, value
+
+
+def probabilities(
+    query: torch.Tensor, key: torch.Tensor, scaling: float, seen: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """softmax(q k^T) [B, Hq, N, M] and its LSE in float64, by the definition; a row that sees nothing gives 0, -inf."""
+    wide = key.double().repeat_interleave(query.shape[1] // key.shape[1], 1)
+    scores = (torch.einsum("bhid,bhjd->bhij", query.double(), wide) * scaling).masked_fill(~seen, float("-inf"))
+    return scores.softmax(-1).nan_to_num(0.0), scores.logsumexp(-1)
+
+
+def causal(rows: int, columns: int, device: str) -> torch.Tensor:
+    """bool [N, M]: the last query sees every key."""
+    at = torch.arange(columns - rows, columns, device=device)
+    return torch.arange(columns, device=device)[None, :] <= at[:, None]

@@ -1,0 +1,62 @@
+"""Budgets as people write them, and what they come to."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purekv_cli.errors import UsageError
+from purekv_cli.method.budget import Budget
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("0.2", "fraction", 0.2),
+        ("1", "fraction", 1.0),
+        (".5", "fraction", 0.5),
+        ("20%", "fraction", 0.2),
+        ("4096t", "tokens", 4096),
+        ("4096 tokens", "tokens", 4096),
+        ("512MiB", "bytes", 512 * 2**20),
+        (" 1.5 GB ", "bytes", 1.5e9),
+        ("100b", "bytes", 100),
+    ],
+)
+def test_reads_what_people_write(text, kind, value):
+    assert Budget.parse(text) == Budget(kind, value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0%", "1.2", "120%", "-0.2", "0t", "abc", "5 furlongs", "0MiB", "nan", "1e-1"]
+)
+def test_refuses_what_cannot_be_right(text):
+    with pytest.raises(UsageError) as error:
+        Budget.parse(text)
+    assert error.value.exit_code == 2
+    assert "512MiB" in error.value.hint
+
+
+def test_comes_to_a_number_of_entries():
+    assert Budget("fraction", 0.2).entries(1000, 50, 64) == 200
+    assert Budget("tokens", 300).entries(1000, 50, 64) == 300
+    assert Budget("bytes", 64 * 250 + 63).entries(1000, 50, 64) == 250
+    assert Budget("tokens", 5000).entries(1000, 50, 64) == 1000
+    assert Budget("fraction", 1.0).entries(40, 40, 64) == 40, "a prompt that is all text fits whole"
+
+
+@given(share=st.floats(0.01, 1), prompt=st.integers(1, 5000), protected=st.integers(0, 100))
+def test_keeps_all_text_and_some_video_or_says_what_would(share, prompt, protected):
+    protected, budget = min(protected, prompt), Budget("fraction", share)
+    if round(share * prompt) > protected or prompt == protected:
+        assert min(protected + 1, prompt) <= budget.entries(prompt, protected, 64) <= prompt or prompt == protected
+        return
+    with pytest.raises(UsageError, match="must stay") as error:
+        budget.entries(prompt, protected, 64)
+    for advised in (f"{protected + 1}t", error.value.hint.split()[2]):
+        assert advised in error.value.hint
+        assert Budget.parse(advised).entries(prompt, protected, 64) > protected
+
+
+@given(st.one_of(st.floats(0.001, 1).map(lambda x: f"{x:.3f}"), st.integers(1, 10**6).map("{}t".format)))
+def test_what_is_shown_can_be_typed(text):
+    assert Budget.parse(str(Budget.parse(text))) == Budget.parse(text)
