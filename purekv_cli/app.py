@@ -85,9 +85,17 @@ def _explain(error: Exception) -> tuple[int, str, str]:
     if hasattr(error, "format_message"):  # Typer's own usage errors, wherever this version keeps them
         return _usage(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _cpu_out_of_memory(error):
-        return 5, "out of memory", "Sample fewer frames (--max-frames), make them smaller (--max-pixels) or use a smaller model."
+        return (
+            5,
+            "out of memory",
+            "Sample fewer frames (--max-frames), make them smaller (--max-pixels) or use a smaller model.",
+        )
     if isinstance(error, OSError) and error.errno == 28:
-        return 5, f"the disk is full: {error.filename or 'no space left'}", "Free some space and run the same command again."
+        return (
+            5,
+            f"the disk is full: {error.filename or 'no space left'}",
+            "Free some space and run the same command again.",
+        )
     return 1, f"{type(error).__name__}: {error}", "Run with -v for the traceback; it belongs into a bug report."
 
 
@@ -102,8 +110,10 @@ def _usage(error: Exception) -> tuple[int, str, str]:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(context.get_help() if context else "", file=sys.stderr)
         return 2, "", ""
-    what, _, suggestion = message.partition(" Did you mean ")
-    hint = f"Did you mean {suggestion}" if suggestion else f"See: {path} --help"
+    what, _, near = message.replace("Value error, ", "").partition(" Did you mean ")
+    if possible := getattr(error, "possibilities", None):  # of an option
+        what, near = what.partition(" (Possible")[0], f"{possible[0]}?"
+    hint = f"Did you mean {near}" if near else f"See: {path} --help"
     return 2, what[:1].lower() + what[1:].rstrip("."), hint
 
 
@@ -115,5 +125,3 @@ def _interrupted() -> int:
 def _reader_left() -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains while it shuts down
     return CLOSED_STDOUT
-
-

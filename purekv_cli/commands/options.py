@@ -1,7 +1,7 @@
 """Every flag, once: name, type, help and environment variable. Verbs take whole groups of them.
 
-A group is a dataclass whose fields are the flags; `takes` unfolds it into the parameters that Typer reads and folds
-the parsed values back. An unset flag is None, so that settings.py can ask the next source for it.
+A group is a dataclass whose fields are the flags; `with_flags` unfolds it into the parameters that Typer reads and
+folds the parsed values back. An unset flag is None, so that settings.py can ask the next source for it.
 """
 
 import functools
@@ -59,7 +59,9 @@ _TIME: dict[str, Any] = {"parser": parse_time, "metavar": "TIME"}
 class ClipFlags:
     """Which frames are read."""
 
-    start: Annotated[float | None, _clip("--start", help="Where the clip begins: 90, 1:30 or 1:02:03.5.", **_TIME)] = None
+    start: Annotated[float | None, _clip("--start", help="Where the clip begins: 90, 1:30 or 1:02:03.5.", **_TIME)] = (
+        None
+    )
     end: Annotated[float | None, _clip("--end", help="Where it ends.", **_TIME)] = None
     fps: Annotated[float | None, _clip("--fps", help="Frames a second to sample.", metavar="RATE")] = None
     frames: Annotated[int | None, _clip("--frames", help="Number of frames to sample.", metavar="N")] = None
@@ -76,14 +78,25 @@ class ModelFlags:
 
     model: Annotated[
         str | None,
-        _model("--model", "-m", help="auto, demo, 3b, 7b, 32b, 72b, a hub name or a folder [auto].", metavar="NAME"),
+        _model(
+            "--model",
+            "-m",
+            help="auto, demo, 3b, 7b, 32b, 72b, a hub name or a folder (default: auto).",
+            metavar="NAME",
+        ),
     ] = None
-    revision: Annotated[str | None, _model("--revision", help="Branch, tag or commit on the hub.", metavar="REV")] = None
-    dtype: Annotated[DType | None, _model("--dtype", help="Precision of the weights [auto].")] = None
-    device: Annotated[str | None, _model("--device", help="auto, cpu, cuda, cuda:1 [auto].", metavar="NAME")] = None
+    revision: Annotated[str | None, _model("--revision", help="Branch, tag or commit on the hub.", metavar="REV")] = (
+        None
+    )
+    dtype: Annotated[DType | None, _model("--dtype", help="Precision of the weights (default: auto).")] = None
+    device: Annotated[
+        str | None, _model("--device", help="auto, cpu, cuda, cuda:1 (default: auto).", metavar="NAME")
+    ] = None
     offline: Annotated[bool | None, _model("--offline", help="Never touch the network.")] = None
-    max_tokens: Annotated[int | None, _model("--max-tokens", help="Length limit of an answer [256].", metavar="N")] = None
-    seed: Annotated[int | None, _model("--seed", help="Seed of everything random [0].", metavar="N")] = None
+    max_tokens: Annotated[
+        int | None, _model("--max-tokens", help="Length limit of an answer (default: 256).", metavar="N")
+    ] = None
+    seed: Annotated[int | None, _model("--seed", help="Seed of everything random (default: 0).", metavar="N")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +105,21 @@ class MethodFlags:
 
     budget: Annotated[
         str | None,
-        _method("--budget", help="Cache to keep: 0.2, 20%, 4096t or 512MiB [preset].", metavar="AMOUNT"),
+        _method("--budget", help="Cache to keep: 0.2, 20%, 4096t or 512MiB (default: the preset).", metavar="AMOUNT"),
     ] = None
     preset: Annotated[
-        str | None, _method("--preset", help="Preset by name or file [the model's own].", metavar="NAME|FILE")
+        str | None, _method("--preset", help="Preset by name or file (default: the model's own).", metavar="NAME|FILE")
     ] = None
     policy: Annotated[
         str | None, _method("--policy", help="Pruning policy; `purekv policies` lists them.", metavar="NAME")
     ] = None
     dense: Annotated[bool | None, _method("--dense", help="No pruning, no sparse attention: the baseline.")] = None
-    kernels: Annotated[Kernels | None, _method("--kernels", help="Which kernels may run [auto].")] = None
+    kernels: Annotated[Kernels | None, _method("--kernels", help="Which kernels may run (default: auto).")] = None
     observe: Annotated[
         Observe | None,
-        _method("--observe", help="Whose attention is read. `video` ignores the question, so questions share a prefill."),
+        _method(
+            "--observe", help="Whose attention is read. `video` ignores the question, so questions share a prefill."
+        ),
     ] = None
 
 
@@ -132,32 +147,34 @@ class JsonFlag:
     json: Annotated[bool | None, _output("--json", help="One JSON object instead of a table.")] = None
 
 
-def takes(*groups: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a verb take groups of flags: its last parameters, one value of each group in this order."""
+def with_flags(verb: Callable[..., None]) -> Callable[..., None]:
+    """Unfold a verb's keyword-only groups of flags into the parameters that Typer reads, and fold the values back."""
+    hints = get_type_hints(verb, include_extras=True)
+    signature = inspect.signature(verb).parameters.values()
+    own = [p.replace(annotation=hints[p.name]) for p in signature if p.kind is not p.KEYWORD_ONLY]
+    groups = {p.name: hints[p.name] for p in signature if p.kind is p.KEYWORD_ONLY}
+    flags = [
+        inspect.Parameter(
+            flag.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=flag.default,
+            annotation=get_type_hints(group, include_extras=True)[flag.name],
+        )
+        for group in groups.values()
+        for flag in fields(group)
+    ]
 
-    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(verb).parameters.values())[: -len(groups)]
-        hints = get_type_hints(verb, include_extras=True)
-        parameters = [p.replace(annotation=hints[p.name]) for p in own]
-        for group in groups:
-            types = get_type_hints(group, include_extras=True)
-            for flag in fields(group):
-                parameters.append(
-                    inspect.Parameter(
-                        flag.name, inspect.Parameter.KEYWORD_ONLY, default=flag.default, annotation=types[flag.name]
-                    )
-                )
+    @functools.wraps(verb)
+    def run(**values: Any) -> None:
+        folded = {
+            name: group(**{flag.name: values.pop(flag.name) for flag in fields(group)})
+            for name, group in groups.items()
+        }
+        verb(**values, **folded)
 
-        @functools.wraps(verb)
-        def run(**values: Any) -> None:
-            folded = [group(**{flag.name: values.pop(flag.name) for flag in fields(group)}) for group in groups]
-            verb(*(values[p.name] for p in own), *folded)
-
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        return run
-
-    return decorate
+    run.__signature__ = inspect.Signature(own + flags)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in own + flags}
+    return run
 
 
 def at_least_one(question: str | None, more: list[str] | None) -> tuple[str, ...]:

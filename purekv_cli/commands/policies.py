@@ -2,13 +2,13 @@
 
 from rich.table import Table
 
-from purekv_cli.commands.options import JsonFlag, takes
+from purekv_cli.commands.options import JsonFlag, with_flags
 from purekv_cli.report.record import SCHEMA_VERSION, dumps
 from purekv_cli.terminal import page
 
 
-@takes(JsonFlag)
-def policies(flags: JsonFlag) -> None:
+@with_flags
+def policies(*, flags: JsonFlag) -> None:
     """List the pruning policies."""
     from purekv_cli.method.policies import POLICIES
 

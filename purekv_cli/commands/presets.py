@@ -7,15 +7,16 @@ import typer
 from rich.table import Table
 
 from purekv_cli import presets as shelf
-from purekv_cli.commands.options import JsonFlag, takes
+from purekv_cli.commands.options import JsonFlag, with_flags
 from purekv_cli.report.record import SCHEMA_VERSION, dumps
 from purekv_cli.settings import config_path
 from purekv_cli.terminal import page
 
 
-@takes(JsonFlag)
+@with_flags
 def presets(
-    name: Annotated[str | None, typer.Argument(help="Show this one in full.", metavar="[NAME|FILE]")],
+    name: Annotated[str | None, typer.Argument(help="Show this one in full.", metavar="[NAME|FILE]")] = None,
+    *,
     flags: JsonFlag,
 ) -> None:
     """List the presets, or show one."""

@@ -27,14 +27,18 @@ class Bar:
 def render(record: Record) -> str:
     template = files("purekv_cli.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     stats = record.stats
-    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
-        record=record,
-        version=__version__,
-        strip=[(time, base64.b64encode(jpeg).decode()) for time, jpeg in record.strip],
-        memory=_memory(stats),
-        ratio=times(stats.kv_bytes_full, stats.kv_bytes_kept),
-        seconds=_seconds(stats),
-        rows=rows(record.answers),
+    return (
+        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        .from_string(template)
+        .render(
+            record=record,
+            version=__version__,
+            strip=[(time, base64.b64encode(jpeg).decode()) for time, jpeg in record.strip],
+            memory=_memory(stats),
+            ratio=times(stats.kv_bytes_full, stats.kv_bytes_kept),
+            seconds=_seconds(stats),
+            rows=rows(record.answers),
+        )
     )
 
 

@@ -19,7 +19,9 @@ FORMATS: dict[str, Callable[[Record], str]] = {
 def check_target(path: Path) -> None:
     """Raise UsageError unless a report of this name could be written."""
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"a report cannot be {path.suffix or 'without a suffix'}", f"Name it {path.stem}.json, .md or .html.")
+        raise UsageError(
+            f"a report cannot be {path.suffix or 'without a suffix'}", f"Name it {path.stem}.json, .md or .html."
+        )
     parent = path.parent
     if not parent.is_dir():
         raise UsageError(f"there is no folder {str(parent)!r} for the report", "Create it first, or write elsewhere.")
@@ -39,6 +41,8 @@ def write_report(record: Record, path: Path) -> None:
         Path(temporary).chmod(0o666 & ~umask)  # mkstemp makes it private; a report is an ordinary file
         Path(temporary).replace(path)
     except OSError as error:
-        raise OutOfResources(f"cannot write the report {str(path)!r}: {error.strerror}", "Free some space, then ask again.") from error
+        raise OutOfResources(
+            f"cannot write the report {str(path)!r}: {error.strerror}", "Free some space, then ask again."
+        ) from error
     finally:
         Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,122 @@
+"""What `ask` and `demo` share: plan, work, and show answers as they come.
+
+stdout holds the answers and nothing else; with several questions each line is `question<TAB>answer`. The order is:
+everything that can be wrong is found first (report path, file, model, policy, range), then the plan line, then work.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from purekv_cli.commands.model import ChosenModel, choose_model
+from purekv_cli.demo import NOTICE
+from purekv_cli.pipeline import Plan, Run, make_plan, shares_prefill
+from purekv_cli.report.build import build, plan_facts, plan_line, video_facts
+from purekv_cli.report.record import SCHEMA_VERSION, dumps, to_json
+from purekv_cli.report.stats import stats_table
+from purekv_cli.report.write import check_target, write_report
+from purekv_cli.runtime.events import Answer, Event, Progress, Text
+from purekv_cli.settings import Settings
+from purekv_cli.terminal import Terminal
+from purekv_cli.video.probe import probe
+
+SHARE = "policy {} reads the question, so the video is prefilled once per question; --observe video shares it"
+
+
+def answer(video: Path, questions: Sequence[str], settings: Settings) -> None:
+    """Answer the questions about the video as the settings say, and show it."""
+    output = settings.output
+    terminal = Terminal(output.quiet)
+    if output.report and not output.dry_run:
+        check_target(output.report)
+    info = probe(video)
+    model = choose_model(settings, terminal)
+    plan = make_plan(info, model.geometry, model.names, settings)
+    shared = shares_prefill(plan.method)
+    terminal.note(plan_line(plan, model.describe()))
+    for note in (info.damage, plan.sample.note):
+        if note:
+            terminal.note(f"note: {note}", style="yellow")
+    if model.demo:
+        terminal.note(NOTICE, style="yellow")
+    if len(questions) > 1 and not shared:
+        terminal.note(SHARE.format(plan.method.policy))
+    if output.dry_run:
+        if output.json:
+            facts = {"video": video_facts(info), **plan_facts(plan), "model": model.facts()}
+            terminal.write(dumps({"schema_version": SCHEMA_VERSION, **facts}))
+        return
+    run = _work(plan, model, questions, settings, terminal)
+    record = build(run, model.facts())
+    if output.json:
+        terminal.write(to_json(record))
+    if output.stats:
+        terminal.show(stats_table(run.answers))
+    if output.report:
+        write_report(record, output.report)
+        terminal.note(f"report: {output.report}")
+
+
+def _work(plan: Plan, model: ChosenModel, questions: Sequence[str], settings: Settings, terminal: Terminal) -> Run:
+    from purekv_cli.runtime.sampling import Generation
+
+    generation = Generation(max_tokens=settings.model.max_tokens, seed=settings.model.seed)
+    screen = Screen(terminal, questions, silent=settings.output.json, stream=not settings.output.no_stream)
+    try:
+        run = Run(plan, model.load(screen.show))
+        run.decode(screen.show)
+        if run.frames and run.frames.damage and run.frames.damage != plan.info.damage:
+            screen.stages.clear()
+            terminal.note(f"note: {run.frames.damage}", style="yellow")
+        run.ask(questions, generation, screen.show)
+    finally:
+        screen.close()
+    return run
+
+
+class Screen:
+    """Shows events as they come: bars until an answer begins, then its text."""
+
+    def __init__(self, terminal: Terminal, questions: Sequence[str], *, silent: bool, stream: bool) -> None:
+        self.stages = terminal.stages()
+        self._terminal, self._questions = terminal, questions
+        self._silent, self._stream = silent, stream
+        self._done = 0  # answers finished
+        self._open = False  # an answer has begun on the current line
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            if not self._open:
+                self.stages.update(event)
+        elif self._silent:
+            return
+        elif isinstance(event, Text):
+            if self._stream:
+                self._begin()
+                self._terminal.write(event.piece)
+        else:
+            self._finish(event)
+
+    def close(self) -> None:
+        """Leave a clean line behind, however the run ended."""
+        self.stages.clear()
+        if self._open:
+            self._open = False
+            self._terminal.write("\n")
+
+    def _begin(self) -> None:
+        if self._open:
+            return
+        self.stages.clear()
+        if len(self._questions) > 1:
+            self._terminal.write(f"{self._questions[self._done]}\t")
+        self._open = True
+
+    def _finish(self, answer: Answer) -> None:
+        if answer.finish != "interrupted":
+            self._begin()
+            if not self._stream:
+                self._terminal.write(answer.text)
+        self.close()
+        if answer.finish == "length":
+            self._terminal.note("note: the answer reached --max-tokens and may be cut off", style="yellow")
+        self._done += 1

@@ -1,0 +1,30 @@
+"""`purekv ask`: one video, one or more questions, answers on stdout."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from purekv_cli.commands.options import ClipFlags, MethodFlags, ModelFlags, OutputFlags, at_least_one, with_flags
+from purekv_cli.settings import settle
+
+
+@with_flags
+def ask(
+    video: Annotated[Path, typer.Argument(help="A video, a picture, or a folder of pictures.", metavar="VIDEO")],
+    question: Annotated[str | None, typer.Argument(help="What to ask.", metavar="[QUESTION]")] = None,
+    more: Annotated[
+        list[str] | None, typer.Option("--question", "-q", help="One more question; repeat it.", metavar="TEXT")
+    ] = None,
+    *,
+    clip: ClipFlags,
+    model: ModelFlags,
+    method: MethodFlags,
+    output: OutputFlags,
+) -> None:
+    """Ask about a video: answers go to stdout, everything else to stderr."""
+    settings = settle(clip, model, method, output)
+    questions = at_least_one(question, more)
+    from purekv_cli.commands.answering import answer
+
+    answer(video, questions, settings)

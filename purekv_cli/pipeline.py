@@ -1,0 +1,145 @@
+"""The whole path of one run: file -> facts -> frames to read -> plan -> decoded frames -> prompt -> the engine's events.
+
+`make_plan` needs no weights and decodes nothing, so a mistake or an absurd wish is found before any work. `Run` then
+does the work and tells a listener how it goes; commands render that, nothing is printed here.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from purekv_cli.method.config import MethodConfig
+from purekv_cli.models.geometry import ModelGeometry
+from purekv_cli.presets import Preset, choose, clip_settings, method_config
+from purekv_cli.runtime.events import Answer, Event, Progress
+from purekv_cli.settings import ClipSettings, Settings
+from purekv_cli.video.decode import decode
+from purekv_cli.video.frames import Frames
+from purekv_cli.video.info import VideoInfo
+from purekv_cli.video.sample import SamplePlan, SampleSpec, sample
+
+if TYPE_CHECKING:
+    from purekv_cli.models.base import Adapter
+    from purekv_cli.runtime.sampling import Generation
+
+TEXT_TOKENS = 40  # of a chat template and a question: plans are estimates, statistics count
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that is decided before work begins."""
+
+    info: VideoInfo
+    sample: SamplePlan
+    size: tuple[int, int]  # (height, width) frames are decoded to
+    grid: tuple[int, int, int]  # (T, H, W) video tokens
+    geometry: ModelGeometry
+    preset: Preset
+    method: MethodConfig
+    prompt_tokens: int  # estimate: the text is counted when it is tokenised
+    kept_tokens: int  # estimate
+
+    @property
+    def video_tokens(self) -> int:
+        return math.prod(self.grid)
+
+
+def sample_spec(clip: ClipSettings) -> SampleSpec:
+    """The sampling that settings ask for; a bare --frames means that many, evenly."""
+    bare = clip.frames is not None and clip.fps is None
+    values = {
+        "mode": clip.sample or ("uniform" if bare else None),
+        "fps": clip.fps,
+        "frames": clip.frames,
+        "max_frames": clip.max_frames,
+        "start": clip.start,
+        "end": clip.end,
+    }
+    return SampleSpec(**{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]
+
+
+def make_plan(
+    info: VideoInfo, geometry: ModelGeometry, model_names: Sequence[str], settings: Settings, room: int | None = None
+) -> Plan:
+    """Decide which frames are read, at which size, and what the cache will hold.
+
+    Args:
+        model_names: the model's name and aliases, for the choice of the preset.
+        room: video tokens that memory has room for; None: no bound.
+
+    Raises:
+        UsageError: a preset, range, budget or cap that cannot be.
+    """
+    preset = choose(settings.method.preset, model_names)
+    method = method_config(preset, settings.method, settings.model.seed)
+    clip = clip_settings(preset, settings.clip)
+    size = geometry.frame_size(info.height, info.width, clip.max_pixels)
+    per_frame = math.prod(size) / geometry.cell**2 / geometry.temporal_patch
+    chosen = sample(info, sample_spec(clip), per_frame, room)
+    grid = (math.ceil(len(chosen.times) / geometry.temporal_patch), size[0] // geometry.cell, size[1] // geometry.cell)
+    prompt = math.prod(grid) + TEXT_TOKENS
+    kept = prompt
+    if method.policy != "dense":
+        kept = method.budget.entries(prompt, min(TEXT_TOKENS, 1), geometry.kv_bytes(1))
+    return Plan(info, chosen, size, grid, geometry, preset, method, prompt, kept)
+
+
+def shares_prefill(method: MethodConfig) -> bool:
+    """Whether questions about one video can share a prefill, because the policy never looks at them.
+
+    Raises:
+        UsageError: no policy has this name.
+    """
+    from purekv_cli.method.policies import make
+
+    return not make(method.policy, method).uses_question
+
+
+@dataclass(slots=True)
+class Run:
+    """One video, one loaded model, and the questions asked so far."""
+
+    plan: Plan
+    adapter: "Adapter"
+    frames: Frames | None = None
+    answers: list[Answer] = field(default_factory=list)
+
+    def decode(self, tell: Listener) -> Frames:
+        """Read the frames of the plan."""
+        if self.frames is None:
+            self.frames = decode(
+                self.plan.info,
+                self.plan.sample,
+                self.plan.size,
+                on_frame=lambda done, total: tell(Progress("decode", done, total)),
+            )
+        return self.frames
+
+    def ask(self, questions: Sequence[str], generation: "Generation", tell: Listener) -> list[Answer]:
+        """Answer the questions in turn; a policy that ignores the question shares one prefill among them."""
+        from purekv_cli.runtime.engine import Engine
+
+        frames = self.decode(tell)
+        began = time.perf_counter()
+        inputs = self.adapter.prepare(frames, questions[0])
+        seconds = time.perf_counter() - began
+        session = Engine(self.adapter, self.plan.method).open(
+            inputs, decode_seconds=frames.decode_seconds, prepare_seconds=seconds
+        )
+        for question in questions:
+            ask = session.first if len(questions) == 1 else session.ask
+            for event in ask(question, generation):
+                if isinstance(event, Answer):
+                    self.answers.append(event)
+                tell(event)
+        return self.answers
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """What was wrong with the file, and where the plan gave less than was asked for."""
+        notes = (self.frames.damage if self.frames else self.plan.info.damage, self.plan.sample.note)
+        return tuple(note for note in notes if note)

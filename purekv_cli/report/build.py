@@ -1,0 +1,123 @@
+"""From a finished run to the Record that reports are rendered from."""
+
+import io
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from PIL import Image
+
+from purekv_cli.pipeline import Plan, Run
+from purekv_cli.report.record import Record
+from purekv_cli.report.units import clock, size, times
+from purekv_cli.video.frames import Frames
+from purekv_cli.video.info import VideoInfo
+
+STRIP = 8  # frames shown
+STRIP_WIDTH = 240  # px
+
+
+def video_facts(info: VideoInfo) -> dict[str, Any]:
+    """What probing found, as plain values; the times of thousands of frames are told as counts."""
+    return {
+        "path": str(info.path),
+        "kind": info.kind,
+        "container": info.container,
+        "codec": info.codec,
+        "pixel_format": info.pixel_format,
+        "bit_depth": info.bit_depth,
+        "width": info.width,
+        "height": info.height,
+        "rotation": info.rotation,
+        "duration": info.duration,
+        "stated_duration": info.stated_duration,
+        "frames": info.frame_count,
+        "fps": info.average_fps,
+        "variable_frame_rate": info.variable_frame_rate,
+        "keyframes": len(info.keyframe_times),
+        "keyframe_distance": info.duration / max(len(info.keyframe_times), 1),
+        "audio": info.audio,
+        "size_bytes": info.size_bytes,
+        "damage": info.damage,
+    }
+
+
+def plan_facts(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The JSON sections "sample" and "method" of a plan."""
+    sample = {
+        "start": plan.sample.start,
+        "end": plan.sample.end,
+        "seconds_per_frame": plan.sample.seconds_per_frame,
+        "frames": len(plan.sample.times),
+        "height": plan.size[0],
+        "width": plan.size[1],
+        "grid": plan.grid,
+        "times": plan.sample.times,
+        "note": plan.sample.note,
+    }
+    method = asdict(plan.method) | {"budget": str(plan.method.budget)}
+    return {
+        "sample": sample,
+        "method": method | {"preset": plan.preset.name, "calibrated": plan.preset.calibrated},
+    }
+
+
+def plan_line(plan: Plan, model: str) -> str:
+    """One line for people: what will be read, by what, at which cost."""
+    rows, columns = plan.size
+    full, kept = (plan.geometry.kv_bytes(n) for n in (plan.prompt_tokens, plan.kept_tokens))
+    cache = f"KV cache about {size(full)}"
+    if kept < full:
+        cache += f" -> {size(kept)} ({times(full, kept)} smaller)"
+    parts = [
+        f"{plan.info.path.name} {clock(plan.sample.start)}-{clock(plan.sample.end)}",
+        f"{len(plan.sample.times)} frames of {columns}x{rows}, {plan.video_tokens} tokens",
+        model,
+        f"policy {plan.method.policy}, budget {plan.method.budget}",
+        cache,
+    ]
+    return " | ".join(parts)
+
+
+def build(run: Run, model: dict[str, Any]) -> Record:
+    """The record of a run whose questions are all answered."""
+    plan, info = run.plan, run.plan.info
+    facts = plan_facts(plan)
+    calibrated = "" if plan.preset.calibrated else ", not calibrated"
+    summary = (
+        (
+            "video",
+            f"{info.path.name}: {info.codec} in {info.container}, {info.width}x{info.height}, {clock(info.duration)}",
+        ),
+        (
+            "frames",
+            f"{len(plan.sample.times)} of {plan.size[1]}x{plan.size[0]}, {clock(plan.sample.start)} to "
+            f"{clock(plan.sample.end)}, one every {plan.sample.seconds_per_frame:.3g} s",
+        ),
+        ("model", f"{model['name']}, {model['dtype']} on {model['device']}"),
+        ("method", f"policy {plan.method.policy}, budget {plan.method.budget}, preset {plan.preset.name}{calibrated}"),
+    )
+    return Record(
+        title=info.path.name,
+        video=video_facts(info),
+        sample=facts["sample"],
+        model=model,
+        method=facts["method"],
+        answers=tuple(run.answers),
+        damage=run.damage,
+        summary=summary,
+        strip=tuple(_strip(run.frames)) if run.frames else (),
+    )
+
+
+def _strip(frames: Frames) -> Iterable[tuple[str, bytes]]:
+    """A few frames, evenly spread: (time, JPEG)."""
+    count = len(frames.pixels)
+    shown = min(STRIP, count)
+    for place in range(shown):
+        index = (2 * place + 1) * count // (2 * shown)
+        image = Image.fromarray(frames.pixels[index])
+        image.thumbnail((STRIP_WIDTH, STRIP_WIDTH))
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=80)
+        yield clock(float(frames.times[index])), stream.getvalue()
