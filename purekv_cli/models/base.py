@@ -42,6 +42,14 @@ class Adapter(Protocol):
         """The first turn: system, video, question, and the opening of the answer."""
         ...
 
+    def prefix_length(self, inputs: Inputs) -> int:
+        """Tokens up to and including the end of the video: the same for every question about the clip."""
+        ...
+
+    def tail(self, question: str) -> Tensor:
+        """Ids [1, n] of the rest: the first `prefix_length` ids and these are the prompt of that question."""
+        ...
+
     def follow_up(self, question: str, next_position: int) -> tuple[Tensor, Tensor]:
         """A later turn after a finished answer: (input_ids [1, n], position_ids) that close it and ask again."""
         ...

@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -35,8 +36,8 @@ class Prompt:
         Raises:
             ModelUnavailable: there is none.
         """
-        video = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": _FIRST}]}
-        talk = [video, {"role": "assistant", "content": _ANSWER}]
+        video: dict[str, Any] = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": _FIRST}]}
+        talk: Any = [video, {"role": "assistant", "content": _ANSWER}]
         talk.append({"role": "user", "content": [{"type": "text", "text": _LATER}]})
         for template in _templates(tokenizer, folder):
             text = str(

@@ -48,7 +48,7 @@ class QwenVL:
     ) -> "QwenVL":
         """Wrap a model and tokenizer that were loaded from `folder`."""
         config = model.config
-        video_end = tokenizer.convert_ids_to_tokens(config.vision_end_token_id)
+        video_end = str(tokenizer.convert_ids_to_tokens(config.vision_end_token_id))
         return cls(
             name=name,
             geometry=geometry,
@@ -68,7 +68,8 @@ class QwenVL:
     @property
     def device(self) -> torch.device:
         """Where the embeddings live, and so where inputs belong."""
-        return self.model.get_input_embeddings().weight.device
+        weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
+        return weight.device
 
     def prepare(self, frames: Frames, question: str) -> Inputs:
         """The first turn: system, video, question, and the opening of the answer.

@@ -1,0 +1,190 @@
+"""Which model a name means, where its files are, and how it is loaded. Planning here needs neither torch nor network.
+
+A name is an alias (3b, 7b, 32b, 72b, demo), a hub id (owner/model), a local folder, or `auto`: the configured model,
+else a Qwen2.5-VL in the local cache, else the 3B from the hub if the user agrees, else the embedded model.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from purekv_cli.errors import ModelUnavailable, unknown
+from purekv_cli.models import hub
+from purekv_cli.models.geometry import ModelGeometry
+from purekv_cli.models.hub import CachedModel, cached_models
+
+if TYPE_CHECKING:
+    from purekv_cli.models.base import Adapter
+
+__all__ = [
+    "ALIASES",
+    "AUTO",
+    "DEMO",
+    "KNOWN",
+    "SUPPORTED",
+    "CachedModel",
+    "Source",
+    "cached_models",
+    "choose",
+    "fetch",
+    "find_cached",
+    "load",
+    "resolve",
+]
+
+AUTO, DEMO = "auto", "demo"
+ALIASES = {size: f"Qwen/Qwen2.5-VL-{size.upper()}-Instruct" for size in ("3b", "7b", "32b", "72b")}
+KNOWN = {
+    "3b": ModelGeometry(layers=36, heads=16, kv_heads=2, head_dim=128),
+    "7b": ModelGeometry(layers=28, heads=28, kv_heads=4, head_dim=128),
+    "32b": ModelGeometry(layers=64, heads=40, kv_heads=8, head_dim=128),
+    "72b": ModelGeometry(layers=80, heads=64, kv_heads=8, head_dim=128),
+}
+SUPPORTED = {"Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl"}  # architecture in config.json: family
+_DOWNLOAD = {"3b": "7.5 GB", "7b": "16.6 GB", "32b": "67 GB", "72b": "147 GB"}
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model that is known, before anything of it is loaded."""
+
+    name: str  # as reports show it: "demo", a hub id, a folder
+    folder: Path | None  # its files; None: they must be fetched first
+    repo: str | None = None  # hub id; None for local folders and the embedded model
+    revision: str | None = None
+    geometry: ModelGeometry | None = None  # None: not known before it is fetched
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether this is the embedded model, whose use is announced."""
+        return self.name == DEMO
+
+
+def resolve(name: str, revision: str | None = None, offline: bool = False) -> Source:
+    """What `name` means; looks at local files only.
+
+    Args:
+        offline: a model that would have to be fetched is an error.
+
+    Raises:
+        UsageError: no such name. ModelUnavailable: not here, damaged, or of an unsupported architecture.
+    """
+    if name == AUTO:
+        return choose(revision=revision, offline=offline)
+    if name == DEMO:
+        from purekv_cli.demo import MODEL_DIR
+
+        return _local(DEMO, MODEL_DIR)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _local(name, folder)
+    repo = ALIASES.get(name.lower(), name)
+    if name.startswith((".", "/", "~")) or "\\" in name:
+        raise ModelUnavailable(f"there is no folder {name}", "Give a folder with config.json and safetensors weights.")
+    if not _HUB_ID.fullmatch(repo):
+        raise unknown("model", name, [AUTO, DEMO, *ALIASES])
+    if snapshot := hub.cached_snapshot(repo, revision):
+        return replace(_local(repo, snapshot), repo=repo, revision=revision)
+    if offline or hub.offline_by_environment():
+        raise ModelUnavailable(
+            f"{repo} is not in the local cache, and this run is offline",
+            f"Fetch it once with `{hub.fetch_command(repo, revision)}`, or use the embedded model: -m demo.",
+        )
+    return Source(repo, None, repo, revision, _known(repo))
+
+
+def find_cached() -> Source | None:
+    """A Qwen2.5-VL from the local cache: the released sizes first, of them the smallest (the likeliest to fit)."""
+    usable = {model.name: model for model in cached_models() if model.architecture in SUPPORTED}
+    order = [*ALIASES.values(), *sorted(usable)]
+    return next((resolve(name) for name in order if name in usable), None)
+
+
+def choose(
+    configured: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    confirm: Callable[[str], bool] | None = None,
+) -> Source:
+    """The model of `auto`.
+
+    Args:
+        configured: the model named in the user's configuration, if any.
+        confirm: asks the user whether to download; None where there is nobody to ask.
+    """
+    if configured and configured != AUTO:
+        return resolve(configured, revision, offline)
+    if cached := find_cached():
+        return cached
+    if confirm and not (offline or hub.offline_by_environment()):
+        smallest = ALIASES["3b"]
+        if confirm(f"No model is here yet. Download {smallest} ({_DOWNLOAD['3b']}) to {hub.cache_folder()}?"):
+            return Source(smallest, None, smallest, revision, KNOWN["3b"])
+    return resolve(DEMO)
+
+
+def fetch(source: Source) -> Source:
+    """The source with its files on this machine; downloads them, with progress on stderr, if they are not."""
+    if source.folder is not None or source.repo is None:
+        return source
+    folder = hub.download(source.repo, source.revision, lambda config: _check(source.name, config))
+    return replace(_local(source.name, folder), repo=source.repo, revision=source.revision)
+
+
+def load(source: Source, dtype: str = "auto", device: str = "auto", device_map: str | None = None) -> "Adapter":
+    """Fetch the files if need be and load the model.
+
+    Args:
+        dtype: "auto" (bfloat16 where it is native, else float32), "bfloat16", "float16" or "float32".
+        device: "auto" (cuda, then mps, then cpu) or a torch device.
+        device_map: "auto" spreads the layers over all GPUs; None does so only where one GPU is too small.
+
+    Raises:
+        ModelUnavailable, OutOfResources, UsageError.
+    """
+    source = fetch(source)
+    from purekv_cli.models.loading import load_folder
+
+    return load_folder(source, dtype, device, device_map)
+
+
+def preprocessor_config(folder: Path) -> Mapping[str, Any]:
+    """The video preprocessor's config, else the image preprocessor's, else nothing."""
+    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
+        if (folder / name).is_file():
+            return hub.read_json(folder / name)
+    return {}
+
+
+def _local(name: str, folder: Path) -> Source:
+    """A source from files that are here, checked as far as that goes without reading weights."""
+    config = hub.read_json(folder / "config.json")
+    _check(name, config)
+    if not hub.weight_files(folder):
+        raise ModelUnavailable(
+            f"{folder} lacks safetensors weights or some of them",
+            "purekv loads no other kind. If it is half downloaded, fetch it again.",
+        )
+    try:
+        geometry = ModelGeometry.from_config(config, preprocessor_config(folder))
+    except (KeyError, TypeError) as error:
+        raise ModelUnavailable(
+            f"{folder / 'config.json'} lacks {error}", "The checkpoint is damaged or of an unknown layout."
+        ) from None
+    return Source(name, folder, geometry=geometry)
+
+
+def _check(name: str, config: Mapping[str, Any]) -> None:
+    architectures = config.get("architectures") or ["nothing that config.json names"]
+    if not SUPPORTED.keys() & set(architectures):
+        raise ModelUnavailable(
+            f"{name} is a model of the kind {architectures[0]}, which purekv cannot run",
+            f"Supported are: {', '.join(SUPPORTED)} (such as -m 3b).",
+        )
+
+
+def _known(repo: str) -> ModelGeometry | None:
+    return next((KNOWN[size] for size, name in ALIASES.items() if name == repo), None)
