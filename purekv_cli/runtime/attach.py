@@ -34,7 +34,7 @@ class Attached:
 
     def __init__(self, model: PreTrainedModel, config: MethodConfig, layouts: Sequence[VideoLayout]) -> None:
         self.model, self.config = model, config
-        self.decoder: nn.Module = model.get_decoder()
+        self.decoder: Any = model.get_decoder()  # a PreTrainedModel: embeddings in, hidden states out
         self.cache: CompactCache | None = None
         self.meter = KVMeter()
         self.clock: StageClock | None = None
@@ -65,7 +65,7 @@ class Attached:
 
     def new_cache(self, prompt: Prompt | None = None) -> CompactCache:
         """An empty cache for one batch of prompts; what is not said of the prompt is read from the first forward."""
-        self.cache = CompactCache(len(self.decoder.layers))  # type: ignore[arg-type]
+        self.cache = CompactCache(len(self.decoder.layers))
         self.cache.state = prompt
         return self.cache
 
@@ -246,7 +246,7 @@ class Attached:
         decoder, model = self.decoder, self.model
         if getattr(decoder, "purekv_attached", False):
             raise UsageError("PureKV is already attached to this model", "Leave the first `with attach(...)` block.")
-        modules = [layer.self_attn for layer in decoder.layers]  # type: ignore[union-attr]
+        modules = [layer.self_attn for layer in decoder.layers]
         before = decoder.config._attn_implementation
         deltas = getattr(self._base, "rope_deltas", None)
         own = {(target, key): vars(target).get(key) for target, key in ((decoder, "forward"), (model, "generate"))}
@@ -256,9 +256,9 @@ class Attached:
             _set_attention(model, decoder, NAME)
             for module in modules:
                 setattr(module, STATE, self._state)
-            decoder.purekv_attached = True  # type: ignore[assignment]
+            decoder.purekv_attached = True
             decoder.forward = self.run_decoder
-            model.generate = _generate(self, model.generate)  # type: ignore[assignment]
+            model.generate = _generate(self, model.generate)
             yield
         finally:
             hook.remove()

@@ -173,6 +173,8 @@ class CompactLayer(DynamicLayer):
 class CompactCache(Cache):
     """One `CompactLayer` a decoder layer; `state` describes the prompt and follows it to other batch rows."""
 
+    layers: list[CompactLayer]  # type: ignore[assignment]
+
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[CompactLayer() for _ in range(layers)])
         self.state: Prompt | None = None

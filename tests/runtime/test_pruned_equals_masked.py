@@ -214,9 +214,7 @@ def test_second_turn(model: PreTrainedModel, policy: str, padded: bool) -> None:
         first = generate(model, prompts)
         more = torch.randint(20, 300, (rows, 5), generator=torch.Generator().manual_seed(4)).to(DEVICE)
         ids = torch.cat([first.sequences, more], 1)
-        mask = torch.nn.functional.pad(
-            prompts.inputs["attention_mask"], (0, ids.shape[1] - prompts.length), value=1
-        )
+        mask = torch.nn.functional.pad(prompts.inputs["attention_mask"], (0, ids.shape[1] - prompts.length), value=1)
         second = model.generate(
             input_ids=ids,
             attention_mask=mask,

@@ -58,9 +58,7 @@ def tiny_model(family: str = "qwen2_5_vl", layers: int = 4, seed: int = 0) -> Pr
         if family == "qwen2_5_vl":
             vision = patches | {"hidden_size": 32, "intermediate_size": 32, "out_hidden_size": 64}
             vision |= {"window_size": 112, "fullatt_block_indexes": [0], "tokens_per_second": 2}
-            model = Qwen2_5_VLForConditionalGeneration(
-                Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
-            )
+            model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
         elif family == "qwen2_vl":
             vision = patches | {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
             model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **ids))

@@ -1,0 +1,268 @@
+"""The own loop: events, sessions, chat turns, streaming, interruption, and statistics that are counted."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from purekv_cli.errors import OutOfResources, UsageError
+from purekv_cli.method.budget import Budget
+from purekv_cli.method.config import MethodConfig
+from purekv_cli.models.base import Inputs
+from purekv_cli.runtime.engine import Engine
+from purekv_cli.runtime.events import Answer, Event, Progress, Text
+from purekv_cli.runtime.sampling import Generation
+from tests.runtime.adapter import STOP, TinyAdapter
+from tests.runtime.masked import gone_from, masked_logits
+from tests.runtime.tiny import Clip
+
+FEW = Generation(max_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def adapter() -> TinyAdapter:
+    return TinyAdapter()
+
+
+def engine(adapter: TinyAdapter, policy: str = "purekv", **dials: Any) -> Engine:
+    return Engine(adapter, MethodConfig(policy=policy, budget=Budget("fraction", 0.5), **dials))
+
+
+def last(events: Iterator[Event]) -> Answer:
+    *_, answer = events
+    assert isinstance(answer, Answer)
+    return answer
+
+
+def as_clip(inputs: Inputs) -> Clip:
+    tensors = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask, **inputs.features}
+    tensors["mm_token_type_ids"] = (inputs.input_ids == 7).long() * 2
+    return Clip(dict(tensors), [inputs.layout], 1.0)
+
+
+def greedy_truth(adapter: TinyAdapter, inputs: Inputs, answer: Answer, kept: list[torch.Tensor], length: int) -> bool:
+    """Whether every token is the likeliest under the mask of what was kept."""
+    ids = torch.cat([inputs.input_ids, torch.tensor([answer.token_ids])], 1)
+    gone = gone_from(kept, length, lambda _: length)
+    logits = masked_logits(adapter.model, as_clip(inputs), ids, gone)
+    new = len(answer.token_ids)
+    return logits[0, -new - 1 : -1].argmax(-1).tolist() == list(answer.token_ids)
+
+
+@pytest.mark.parametrize("policy", ["dense", "random", "purekv", "purekv-paper"])
+def test_the_answer_is_what_the_masked_model_would_say(adapter: TinyAdapter, policy: str) -> None:
+    inputs = adapter.inputs("what happens?")
+    session = engine(adapter, policy).open(inputs)
+    answer = last(session.first("what happens?", FEW))
+    assert len(answer.token_ids) == FEW.max_tokens
+    assert greedy_truth(adapter, inputs, answer, session.kept, inputs.layout.length)
+
+
+@pytest.mark.parametrize("policy", ["dense", "random", "purekv"])
+def test_later_questions_too(adapter: TinyAdapter, policy: str) -> None:
+    inputs = adapter.inputs("first?")
+    session = engine(adapter, policy).open(inputs)
+    for question in ("first?", "a second and longer one?", "3?"):
+        answer = last(session.ask(question, FEW))
+        asked = adapter.inputs(question)
+        end = adapter.prefix_length(inputs) if policy != "purekv" else asked.layout.length
+        assert greedy_truth(adapter, asked, answer, session.kept, end)
+
+
+@pytest.mark.parametrize("policy", ["random", "purekv"])
+def test_vision_runs_once_and_prefill_is_shared_where_it_can(policy: str) -> None:
+    adapter = TinyAdapter()
+    inputs = adapter.inputs("first?")
+    maker = engine(adapter, policy)
+    session = maker.open(inputs)
+    reads = [last(session.ask(question, FEW)).stats for question in ("first?", "next?")]
+    assert adapter.vision_calls == 1
+    assert maker.shares_prefill is (policy == "random")
+    assert reads[1].vision_seconds == 0
+    assert reads[0].prompt_tokens == inputs.layout.length
+    if maker.shares_prefill:
+        kept = {tuple(places[0, 0, :20].tolist()) for places in session.kept}
+        last(session.ask("first?", FEW))
+        assert kept == {tuple(places[0, 0, :20].tolist()) for places in session.kept}
+
+
+def test_the_budget_counts_the_question_of_a_shared_prefill(adapter: TinyAdapter) -> None:
+    inputs = adapter.inputs("what happens?")
+    answer = last(engine(adapter, "random").open(inputs).ask("what happens?", FEW))
+    assert answer.stats.kept_tokens == round(0.5 * inputs.layout.length)
+
+
+@pytest.mark.parametrize("limit", [3, 8])
+@pytest.mark.parametrize("policy", ["dense", "random"])
+def test_a_second_turn_equals_a_fresh_prompt(adapter: TinyAdapter, policy: str, limit: int) -> None:
+    """With nothing pruned the chat's cache gives the tokens of the whole conversation read at once."""
+    inputs = adapter.inputs("what happens?")
+    session = engine(adapter, policy).open(inputs)
+    first = last(session.ask("what happens?", Generation(max_tokens=limit)))
+    second = last(session.follow_up("and then?", FEW))
+    between, _ = adapter.follow_up("and then?", 0)
+    ids = torch.cat([inputs.input_ids, torch.tensor([first.token_ids]), between], 1)
+    whole = Clip(as_clip(inputs).inputs, [inputs.layout], 1.0)
+    end = adapter.prefix_length(inputs)
+    gone = gone_from(session.kept, inputs.layout.length, lambda _: end)
+    sequence = torch.cat([ids, torch.tensor([second.token_ids])], 1)
+    logits = masked_logits(adapter.model, whole, sequence, gone)
+    assert logits[0, ids.shape[1] - 1 : -1].argmax(-1).tolist() == list(second.token_ids)
+    assert second.stats.prompt_tokens == ids.shape[1]
+    third = last(session.follow_up("why?", FEW))
+    assert third.stats.prompt_tokens == sequence.shape[1] + adapter.follow_up("why?", 0)[0].shape[1]
+    again = last(session.ask("what happens?", Generation(max_tokens=limit)))
+    assert again.token_ids == first.token_ids
+
+
+def test_events_come_in_order_and_join_to_the_answer(adapter: TinyAdapter) -> None:
+    inputs = adapter.inputs("what happens?")
+    events = list(engine(adapter, chunk=16).answer(inputs, "what happens?", FEW))
+    stages = [event.stage for event in events if isinstance(event, Progress)]
+    assert list(dict.fromkeys(stages)) == ["vision", "prefill", "answer"]
+    prefill = [
+        (event.done, event.total) for event in events if isinstance(event, Progress) and event.stage == "prefill"
+    ]
+    steps = 4 * -(-inputs.layout.length // 16)
+    assert prefill == [(step, steps) for step in range(1, steps + 1)]
+    answer = events[-1]
+    assert isinstance(answer, Answer)
+    assert "".join(event.piece for event in events if isinstance(event, Text)) == answer.text
+    assert answer.text == adapter.tokenizer.decode(
+        list(answer.token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    assert answer.question == "what happens?"
+    assert answer.finish == "length"
+
+
+def test_a_stop_token_ends_the_answer_and_is_not_part_of_it(adapter: TinyAdapter) -> None:
+    inputs = adapter.inputs("what happens?")
+    free = last(engine(adapter).answer(inputs, "", Generation(max_tokens=8)))
+    stopping = TinyAdapter(adapter.model)
+    stopping.stop_ids = frozenset({free.token_ids[3]})  # type: ignore[assignment]
+    at = free.token_ids.index(free.token_ids[3])
+    answer = last(engine(stopping).answer(inputs, "", Generation(max_tokens=8)))
+    assert answer.finish == "stop"
+    assert answer.token_ids == free.token_ids[:at]
+    assert STOP not in answer.token_ids
+
+
+def test_sampling_follows_its_seed(adapter: TinyAdapter) -> None:
+    inputs = adapter.inputs("what happens?")
+
+    def tokens(seed: int, top_p: float = 0.9) -> tuple[int, ...]:
+        wild = Generation(max_tokens=12, temperature=1.5, top_p=top_p, seed=seed)
+        return last(engine(adapter).answer(inputs, "", wild)).token_ids
+
+    assert tokens(1) == tokens(1)
+    assert tokens(1) != tokens(2)
+    assert tokens(1, top_p=1e-6) == last(engine(adapter).answer(inputs, "", Generation(max_tokens=12))).token_ids
+
+
+def test_statistics_are_those_of_the_tensors(adapter: TinyAdapter) -> None:
+    inputs = adapter.inputs("what happens?")
+    one = 2 * 4 * 2 * 16 * 4  # K and V, layers, KV heads, head size, float32
+    stats = last(engine(adapter).answer(inputs, "", FEW, decode_seconds=0.25, prepare_seconds=0.5)).stats
+    length = inputs.layout.length
+    kept = round(0.5 * length)
+    assert (stats.prompt_tokens, stats.video_tokens, stats.kept_tokens) == (length, 36, kept)
+    assert stats.kv_bytes_full == one * length
+    assert stats.kv_bytes_kept == one * kept
+    assert stats.kv_bytes_kept < stats.kv_bytes_peak < one * kept + one * length / 4 * 1.01
+    assert stats.decode_seconds == 0.25
+    assert stats.vision_seconds > 0.5
+    assert 0 < stats.scoring_seconds < stats.prefill_seconds
+    assert stats.first_token_seconds > stats.vision_seconds + stats.prefill_seconds
+    assert stats.tokens_per_second > 0
+    assert stats.new_tokens == 8
+    assert not stats.sparse
+
+
+def test_dense_keeps_all(adapter: TinyAdapter) -> None:
+    inputs = adapter.inputs("what happens?")
+    stats = last(engine(adapter, "dense").answer(inputs, "", FEW)).stats
+    assert stats.kept_tokens == stats.prompt_tokens == inputs.layout.length
+    assert stats.kv_bytes_kept == stats.kv_bytes_full == stats.kv_bytes_peak
+
+
+def test_one_token_has_no_rate(adapter: TinyAdapter) -> None:
+    stats = last(engine(adapter).answer(adapter.inputs("?"), "", Generation(max_tokens=1))).stats
+    assert stats.new_tokens == 1
+    assert stats.tokens_per_second == 0
+
+
+def test_interrupted_in_the_answer(adapter: TinyAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was said so far is handed over, then the interruption goes on; the session can be used again."""
+    inputs = adapter.inputs("what happens?")
+    session = engine(adapter).open(inputs)
+    full = last(session.first("", FEW))
+    calls = 0
+    middle = adapter.model.get_decoder().layers[2]
+
+    def interrupt(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # the prefill, two tokens, and then amid a third
+            raise KeyboardInterrupt
+
+    hook = middle.register_forward_pre_hook(interrupt)
+    events = session.first("", FEW)
+    seen: list[Event] = []
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(_collect(events, seen))
+    hook.remove()
+    answer = seen[-1]
+    assert isinstance(answer, Answer)
+    assert answer.finish == "interrupted"
+    assert answer.token_ids == full.token_ids[:3]
+    assert len({layer.get_seq_length() for layer in session.cache.layers}) == 1  # type: ignore[union-attr]
+    ids, _ = adapter.follow_up("go on?", 0)
+    stats = last(session.follow_up("go on?", FEW)).stats
+    assert stats.prompt_tokens == inputs.layout.length + 3 + ids.shape[1]
+
+
+def _collect(events: Iterator[Event], into: list[Event]) -> list[Event]:
+    for event in events:
+        into.append(event)
+    return []
+
+
+def test_leaving_early_stops_the_prefill_and_restores_the_model(adapter: TinyAdapter) -> None:
+    events = engine(adapter).answer(adapter.inputs("what happens?"), "", FEW)
+    while not (isinstance(event := next(events), Progress) and event.stage == "prefill"):
+        pass
+    events.close()  # type: ignore[attr-defined]
+    assert adapter.model.get_decoder().config._attn_implementation == "sdpa"
+    assert len(last(engine(adapter).answer(adapter.inputs("what happens?"), "", FEW)).token_ids) == 8
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_out_of_memory_says_what_to_do(adapter: TinyAdapter, error: Exception) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    hook = adapter.model.get_decoder().layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(OutOfResources, match="memory ran out") as caught:
+        last(engine(adapter).answer(adapter.inputs("what happens?"), "", FEW))
+    hook.remove()
+    assert "--max-frames" in caught.value.hint
+    assert adapter.model.get_decoder().config._attn_implementation == "sdpa"
+
+
+def test_a_budget_below_the_text_is_refused(adapter: TinyAdapter) -> None:
+    with pytest.raises(UsageError, match="text that must stay"):
+        last(Engine(adapter, MethodConfig(budget=Budget("tokens", 5))).answer(adapter.inputs("what happens?"), "", FEW))
+
+
+def test_a_follow_up_needs_an_answer(adapter: TinyAdapter) -> None:
+    with pytest.raises(UsageError, match="no answer"):
+        engine(adapter).open(adapter.inputs("?")).follow_up("and?")
+
+
+def test_generation_is_validated() -> None:
+    for wrong in ({"max_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}):
+        with pytest.raises(UsageError):
+            Generation(**wrong)  # type: ignore[arg-type]
