@@ -1,6 +1,5 @@
 """From a checkpoint folder to an adapter: stock transformers classes, safetensors only, never a checkpoint's code."""
 
-import struct
 from typing import Any
 
 import torch
@@ -43,7 +42,7 @@ def load_folder(source: Source, dtype: str, device: str, device_map: str | None)
         ) from None
     except MemoryError:
         raise OutOfResources(f"{source.name} does not fit into memory", "Choose a smaller model (-m 3b).") from None
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, struct.error, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
         what = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelUnavailable(f"{source.name} could not be loaded: {what}", _DAMAGED) from error
     model, found = loaded

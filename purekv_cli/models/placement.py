@@ -3,20 +3,21 @@
 Weights that cannot fit are refused before they are read, because a machine that swaps looks like one that hangs.
 """
 
-import json
+import math
 import os
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from purekv_cli.errors import OutOfResources, UsageError, unknown
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # safetensors names, bytes in the file
+_FLOATS = {"F64", "F32", "F16", "BF16"}  # safetensors' names of what is cast on loading
+_STORED = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}  # bytes of what is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +113,12 @@ def parameter_bytes(weights: Iterable[Path], dtype: torch.dtype) -> int:
     """Bytes of the parameters once loaded as `dtype`; integer weights stay as they are. Reads only the headers."""
     total = 0
     for path in weights:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            size = entry["data_offsets"][1] - entry["data_offsets"][0]
-            width = _FLOATS.get(entry["dtype"])
-            total += size // width * dtype.itemsize if width else size
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                entry = file.get_slice(name)
+                total += math.prod(entry.get_shape()) * (
+                    dtype.itemsize if entry.get_dtype() in _FLOATS else _STORED.get(entry.get_dtype(), 1)
+                )
     return total
 
 
