@@ -119,6 +119,7 @@ GOOD_CLIPS = [
     Recipe("offset.ts", b_frames=2, muxer={"output_ts_offset": "5"}),
     Recipe("sound.mp4", audio=True),
     Recipe("sound.ts", audio=True, b_frames=2),
+    Recipe("mpeg2.ts", "mpeg2video", {}, frames=60, fps=25, b_frames=2),
     Recipe("mpeg4.avi", "mpeg4", {}),
     Recipe("mpeg4_b_frames.avi", "mpeg4", {}, b_frames=2),
     Recipe("h264_b_frames.avi", b_frames=2),  # avi holds no presentation times
@@ -188,6 +189,21 @@ def _silence(container: OutputContainer, stream: AudioStream, seconds: float) ->
 def audio_only(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         _silence(container, container.add_stream("aac", rate=8000, layout="mono"), 1.0)
+    return path
+
+
+def sound_with_cover(path: Path) -> Path:
+    """Music whose only picture is its cover art."""
+    with av.open(str(path), "w", format="mp4") as container:
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        cover = container.add_stream("mjpeg", rate=1, options={"strict": "-1"})
+        cover.width, cover.height, cover.pix_fmt = 128, 96, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        frame = av.VideoFrame.from_ndarray(picture(3), format="rgb24").reformat(format="yuvj420p")
+        frame.pts = 0
+        container.mux(cover.encode(frame))
+        container.mux(cover.encode())
+        _silence(container, sound, 1.0)
     return path
 
 

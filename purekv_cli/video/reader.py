@@ -41,7 +41,7 @@ class FrameReader:
         self.ended = False  # the stream's end was reached
         self._info = info
         self._container, self._stream = container, stream
-        self.threads = 1 if info.damage else threads
+        self.threads = threads
         stream.thread_type = "SLICE" if self.threads == 1 else "AUTO"
         stream.codec_context.thread_count = self.threads or 0
         self._keyframes = [info.ticks(time) for time in info.keyframe_times]
@@ -99,21 +99,17 @@ class FrameReader:
         return self._held
 
     def _read(self, from_keyframe: bool) -> Iterator[tuple[int, VideoFrame]]:
-        """Frames from where the container stands; after a seek from the first keyframe on.
-
-        What comes out earlier than that keyframe (the leading frames of an open group) lacks its references.
-        """
+        """Frames from where the container stands; after a seek from the first keyframe on."""
         info = self._info
-        begin: int | None = None if from_keyframe else 0
         for packet in read_packets(self._container, self._stream):
             if packet.is_keyframe and packet.pts is not None:
                 ticks = packet.pts - info.origin
-                if begin is None:
-                    begin = self._landed = ticks
+                if from_keyframe and self._landed is None:
+                    self._landed = ticks
                 self._group = max(self._group, bisect_right(self._keyframes, ticks) - 1)
-            if begin is None and packet.size:
+            if from_keyframe and self._landed is None and packet.size:
                 continue
-            if packet.is_corrupt:
+            if packet.is_corrupt:  # the probe did not count it as a frame either
                 self._note_damage(packet)
                 continue
             try:
@@ -124,14 +120,13 @@ class FrameReader:
                 self._note_damage(packet)
                 continue
             for frame in frames:
-                ticks_of = self._ticks_of(frame)
+                shown_at = self._ticks_of(frame)
                 self.decoded += 1
-                if ticks_of is None or ticks_of < (begin or 0) or frame.is_corrupt:
-                    if frame.is_corrupt:
-                        self._note_damage(frame)
-                    continue
-                self.furthest = max(self.furthest, ticks_of)
-                yield ticks_of, frame
+                if frame.is_corrupt:
+                    self._note_damage(frame)
+                elif shown_at is not None and shown_at >= 0:
+                    self.furthest = max(self.furthest, shown_at)
+                    yield shown_at, frame
         self.ended = True
 
     def _ticks_of(self, frame: VideoFrame) -> int | None:

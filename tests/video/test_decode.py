@@ -77,7 +77,16 @@ def everything(path: Path) -> tuple[tuple[float, ...], NDArray[np.uint8]]:
     return tuple(time - times[0] for time in times), np.stack(pixels)
 
 
-SEEKABLE = ["b_frames.mkv", "open_gop.mp4", "open_gop.mkv", "offset.ts", "mpeg4_b_frames.avi", "vp9.webm", "av1.webm"]
+SEEKABLE = [
+    "b_frames.mkv",
+    "open_gop.mp4",
+    "open_gop.mkv",
+    "offset.ts",
+    "mpeg2.ts",
+    "mpeg4_b_frames.avi",
+    "vp9.webm",
+    "av1.webm",
+]
 SEEKABLE += ["animated.gif", "h265.mp4", "variable.mp4", "variable.mkv", "rotated_90.mp4", "ntsc.mkv", "long_gop.mp4"]
 
 
@@ -120,6 +129,12 @@ def test_planned_seek_decodes_fewer_frames_than_a_seek_for_each(clips: dict[str,
 def test_a_far_target_costs_its_own_group_of_pictures_only(clips: dict[str, Clip], name: str) -> None:
     info = probe(clips[name].path)
     assert decoded_frames(info, [3.25]) <= 8
+
+
+@pytest.mark.parametrize("name", ["b_frames.mkv", "open_gop.mp4", "offset.ts", "mpeg2.ts", "av1.webm"])
+def test_a_keyframe_costs_itself_only(clips: dict[str, Clip], name: str) -> None:
+    info = probe(clips[name].path)
+    assert [decoded_frames(info, [time]) for time in info.keyframe_times[1:3]] == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["offset.ts", "sound.ts"])
@@ -176,6 +191,12 @@ class TestDamage:
         plan = at(*(time for time in clip.times if not 1.0 <= time < 2.0))
         frames = decode(info, plan, threads=1)
         assert read_indices(frames.pixels) == [clip.index_at(time) for time in plan.times]
+
+    def test_a_frame_that_the_decoder_had_to_guess_is_not_used(self, clips: dict[str, Clip]) -> None:
+        clip = make_clips.corrupted(clips["open_gop.mp4"], (12,), "guessed.mp4")  # the keyframe at 1 s
+        frames = decode(probe(clip.path), at(0.5, 1.0), threads=1)
+        assert read_indices(frames.pixels) == [6, 11]
+        assert frames.damage == "skipped 1 damaged packet"
 
     def test_a_clip_readable_only_later_drops_the_beginning(self, clips: dict[str, Clip]) -> None:
         clip = make_clips.corrupted(clips["vp9.webm"], range(12), "bad_start.webm")

@@ -13,6 +13,8 @@ from purekv_cli.video.probe import probe
 from tests import clips as make_clips
 from tests.clips import GOOD_CLIPS, Clip, Recipe
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.mark.parametrize("recipe", GOOD_CLIPS, ids=lambda recipe: recipe.name)
 def test_times_and_size_are_those_that_were_encoded(clips: dict[str, Clip], recipe: Recipe) -> None:
@@ -139,6 +141,9 @@ class TestBadInput:
     def test_audio_only(self, tmp_path: Path) -> None:
         self.refuse(make_clips.audio_only(tmp_path / "sound.mp4"), "no video stream, only audio", "picture")
 
+    def test_cover_art_is_no_video(self, tmp_path: Path) -> None:
+        self.refuse(make_clips.sound_with_cover(tmp_path / "song.m4a"), "no video stream, only audio", "picture")
+
     def test_mp4_cut_off_before_its_index(self, clips: dict[str, Clip]) -> None:
         self.refuse(make_clips.truncated(clips["plain.mp4"], 0.6, "no_moov.mp4").path, "moov", "record it again")
 
@@ -165,9 +170,9 @@ def test_the_video_side_knows_neither_torch_nor_transformers() -> None:
         "import sys, purekv_cli.video.decode, purekv_cli.video.probe, purekv_cli.video.sample;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_sampling_does_not_load_the_decoder() -> None:
     code = "import sys, purekv_cli.video.sample; sys.exit('av' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

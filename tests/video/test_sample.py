@@ -66,6 +66,13 @@ def test_a_time_clearly_before_a_frame_is_the_frame_before() -> None:
     assert info.frame_at(0.29) == 2
     assert info.frame_at(-1.0) == 0
     assert info.frame_at(99.0) == 9
+    assert even(10, 10.0, time_base=Fraction(1, 10)).frame_at(0.29) == 2  # avi: a tick is a whole frame
+
+
+def test_a_duration_short_by_the_clock_s_rounding_costs_no_frame() -> None:
+    times = tuple(round(i / 15, 3) for i in range(60))
+    plan = sample(clip(times, 3.999, time_base=Fraction(1, 1000)), SampleSpec(fps=2.0))
+    assert plan.times == (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
 
 
 def test_the_end_of_an_uneven_length_is_as_the_qwen_processors_count_it() -> None:
