@@ -9,7 +9,7 @@ from torch import Tensor
 from purekv_cli.kernels.attention import attention
 from purekv_cli.method.runs import RunList
 
-_GATHERED = {"cpu": 2**22, "cuda": 2**27}  # elements of gathered keys, and of masks, per batch of tiles
+_GATHERED = {"cpu": 2**22, "cuda": 2**25}  # elements of gathered keys, and of masks, per batch of tiles
 
 
 def sparse_prefill(
@@ -18,6 +18,7 @@ def sparse_prefill(
     """See `purekv_cli.kernels.sparse_prefill.sparse_prefill`."""
     batch, heads, _, dim = query.shape
     sizes, counts = runs.row_start.diff(), runs.keys_per_tile
+    order = runs.order.to(query.device)
     room = _GATHERED.get(query.device.type, 2**22)
     out = torch.empty_like(query)
     lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device) if need_lse else None
@@ -32,9 +33,9 @@ def sparse_prefill(
                 break
             last += 1
         group = ranked[first:last]
-        rows, keys = _rows_and_keys(runs, group)
-        seen = (keys[:, None] >= 0) & (runs.order[keys.clamp(min=0)][:, None] <= runs.order[rows][..., None])
-        rows, keys, seen = (tensor.to(query.device) for tensor in (rows, keys.clamp(min=0), seen))
+        rows, keys = (tensor.to(query.device) for tensor in _rows_and_keys(runs, group))
+        absent, keys = keys < 0, keys.clamp(min=0)
+        seen = (order[keys][:, None] <= order[rows][..., None]) & ~absent[:, None]
         tile_out, tile_lse = attention(
             _tiled(query, rows),
             _tiled(key, keys),
