@@ -198,7 +198,7 @@ class _Run:
     @contextmanager
     def _told(self, attached: Attached, parts: list[int], emit: Emit) -> Iterator[None]:
         """A Progress event after every layer of every step of the prefill."""
-        layers, chunk = list(attached.decoder.layers), attached.config.chunk  # type: ignore[arg-type]
+        layers, chunk = list(attached.decoder.layers), attached.config.chunk
         fresh = self._turn.prompt is not None
         steps = -(-parts[0] // chunk) if chunk and fresh else 1
         total, done = len(layers) * (steps + len(parts) - 1), 0
@@ -217,11 +217,10 @@ class _Run:
 
     def _measure(self, attached: Attached, cache: CompactCache) -> None:
         """Count the cache's tensors as they are right after prefill."""
-        kept = [(layer.positions >= 0).expand(-1, layer.keys.shape[1], -1).sum() for layer in cache.layers]
-        shape = [(layer.keys.shape[1], layer.entry_bytes) for layer in cache.layers]
-        self._entries = sum(int(count) / heads for count, (heads, _) in zip(kept, shape, strict=True)) / len(kept)
+        kept = [(places >= 0).sum() / places.shape[1] for places in cache.kept]
+        self._entries = float(torch.stack([count.cpu() for count in kept]).mean())
         self._prompt_tokens = cache.get_seq_length()
-        self._bytes_full = self._prompt_tokens * sum(size for _, size in shape)
+        self._bytes_full = self._prompt_tokens * sum(layer.entry_bytes for layer in cache.layers)
         self._bytes_kept = cache.kv_bytes()
         self._peak = max(attached.kv_bytes_peak, self._bytes_kept)
 

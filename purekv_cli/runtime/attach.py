@@ -19,12 +19,12 @@ from purekv_cli.errors import UsageError
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.layout import VideoLayout
 from purekv_cli.method.pattern import build, content_change
-from purekv_cli.models.positions import VisionTokens, mrope_positions
 from purekv_cli.runtime.attention import NAME, STATE, AttentionState, register
 from purekv_cli.runtime.cache import CompactCache
+from purekv_cli.runtime.describe import describe
 from purekv_cli.runtime.metrics import KVMeter, StageClock
 from purekv_cli.runtime.prefill import Prefill
-from purekv_cli.runtime.prompt import Prompt, check_layouts
+from purekv_cli.runtime.prompt import Prompt
 
 _DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")  # per-token extras that chunks would have to follow
 
@@ -33,7 +33,8 @@ class Attached:
     """What `attach` yields: the last cache, what it kept, and what that cost."""
 
     def __init__(self, model: PreTrainedModel, config: MethodConfig, layouts: Sequence[VideoLayout]) -> None:
-        self.model, self.config = model, config
+        self.model: Any = model
+        self.config = config
         self.decoder: Any = model.get_decoder()  # a PreTrainedModel: embeddings in, hidden states out
         self.cache: CompactCache | None = None
         self.meter = KVMeter()
@@ -44,7 +45,7 @@ class Attached:
         self._prefill: tuple[CompactCache, Prefill] | None = None
         text = self.decoder.config
         self._head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        self._base = model.base_model
+        self._base: Any = model.base_model
         self._has_mrope = hasattr(self._base, "rope_deltas")
         self._forward: Callable[..., Any] = self.decoder.forward
 
@@ -66,53 +67,16 @@ class Attached:
     def new_cache(self, prompt: Prompt | None = None) -> CompactCache:
         """An empty cache for one batch of prompts; what is not said of the prompt is read from the first forward."""
         self.cache = CompactCache(len(self.decoder.layers))
-        self.cache.state = prompt
+        self.cache.prompt = prompt
         return self.cache
-
-    def describe(self, ids: Tensor, given: dict[str, Any]) -> tuple[Prompt, Tensor | None]:
-        """The prompts behind token ids, and their positions [4, B, N] (None for models with plain positions)."""
-        mask = given.get("attention_mask")
-        mask = mask if mask is not None and mask.shape == ids.shape else None
-        if self._layouts:
-            check_layouts(self._layouts, ids)
-            return Prompt.of_layouts(self._layouts, ids.device), None
-        config = self.model.config
-        vision = getattr(config, "vision_config", None)
-        video = getattr(config, "video_token_id", getattr(config, "video_token_index", None))
-        merge = getattr(vision, "spatial_merge_size", 1)
-        grids = given.get("video_grid_thw")
-        sizes = [] if grids is None else [(t, h // merge, w // merge) for t, h, w in grids.tolist()]
-        prompt = Prompt.of_ids(ids, video, mask, sizes)
-        if not self._has_mrope:
-            return prompt, None
-        seconds = given.get("second_per_grid_ts")
-        tokens = VisionTokens(config.image_token_id, config.video_token_id, merge, self._tokens_per_second())
-        if grids is not None and config.model_type.startswith("qwen3"):  # time stamps part the frames: one block each
-            grids = grids.repeat_interleave(grids[:, 0], 0).clone()
-            grids[:, 0] = 1
-        positions, following = mrope_positions(
-            ids,
-            tokens,
-            attention_mask=mask,
-            image_grids=given.get("image_grid_thw"),
-            video_grids=grids,
-            seconds_per_grid=None if seconds is None else torch.as_tensor(seconds),
-        )
-        prompt.delta = (following - prompt.masks.valid.sum(-1))[:, None]
-        return prompt, positions
-
-    def _tokens_per_second(self) -> float:
-        if self.model.config.model_type != "qwen2_5_vl":
-            return 1.0  # one grid step, one position
-        return float(getattr(self.model.config.vision_config, "tokens_per_second", 1.0))
 
     def before_generate(self, ids: Tensor | None, given: dict[str, Any]) -> None:
         """Give `generate` a compact cache and the right positions."""
         cache = given.get("past_key_values")
         if isinstance(cache, CompactCache) and cache.get_seq_length() > 0:
             self.cache = cache
-            if self._has_mrope and cache.state is not None:
-                self._base.rope_deltas = cache.state.delta
+            if self._has_mrope and cache.prompt is not None:
+                self._base.rope_deltas = cache.prompt.delta
             return
         if ids is None or (cache is not None and not isinstance(cache, CompactCache)):
             return
@@ -128,35 +92,24 @@ class Attached:
         cache = given.get("past_key_values")
         if cache is not None and not isinstance(cache, CompactCache):
             return None
-        if cache is None or (cache.get_seq_length() == 0 and cache.state is None):
+        if cache is None or (cache.get_seq_length() == 0 and cache.prompt is None):
             if ids is None:
                 given["past_key_values"] = cache or self.new_cache()
             else:
                 self._start(ids, given, cache)
-        elif given.get("position_ids") is None and self._has_mrope and cache.state is not None and ids is not None:
-            given["position_ids"] = self._continued(ids, cache, given.get("attention_mask"))
+        elif given.get("position_ids") is None and ids is not None and cache.prompt and cache.prompt.delta is not None:
+            given["position_ids"] = _continued(ids, cache, cache.prompt.delta, given.get("attention_mask"))
         return args, given
 
     def _start(self, ids: Tensor, given: dict[str, Any], cache: CompactCache | None) -> None:
-        prompt, positions = self.describe(ids, given)
+        prompt, positions = describe(self.model, ids, given, self._layouts)
         if cache is None:
             cache = self.new_cache()
-        self.cache, cache.state = cache, prompt
+        self.cache, cache.prompt = cache, prompt
         given["past_key_values"] = cache
         if positions is not None and given.get("position_ids") is None:
             given["position_ids"] = positions
             self._base.rope_deltas = prompt.delta
-
-    def _continued(self, ids: Tensor, cache: CompactCache, mask: Tensor | None) -> Tensor:
-        """Positions [4, B, n] of text after a prompt."""
-        batch, new = ids.shape
-        if mask is not None and mask.shape[1] >= new:
-            text = (mask.long().cumsum(-1) - 1)[:, -new:]
-        else:
-            start = cache.get_seq_length()
-            text = torch.arange(start, start + new, device=ids.device).expand(batch, -1)
-        rotary = (text + cache.state.delta.to(ids.device)).expand(3, -1, -1)
-        return torch.cat([text[None], rotary])
 
     def run_decoder(self, *args: Any, **kwargs: Any) -> Any:
         """The decoder's forward: says what it sees to the attention layers, and cuts a prompt into chunks."""
@@ -169,25 +122,26 @@ class Attached:
         tokens: Tensor = kwargs[name]
         start, count = cache.get_seq_length(), tokens.shape[1]
         prefill = self._prefill_of(cache, tokens, start)
-        step = self.config.chunk if prefill and not any(kwargs.get(key) is not None for key in _DEEPSTACK) else None
         self._state.cache, self._state.prefill = cache, prefill
         try:
-            if step is None or step >= count:
-                if prefill:
-                    prefill.begin(start, start + count)
+            if prefill is None:
                 return self._forward(**kwargs)
-            assert prefill is not None
+            step = self.config.chunk
+            if step is None or step >= count or any(kwargs.get(key) is not None for key in _DEEPSTACK):
+                prefill.begin(start, start + count)
+                return self._forward(**kwargs)
             return self._chunks(kwargs, name, prefill, start, step)
         finally:
             self._state.cache = self._state.prefill = None
             if prefill:
                 self.sparse = prefill.sparse
-                if cache.get_seq_length() >= cache.state.length:
+                if prefill.over(cache.get_seq_length()):
                     self._prefill = None
 
     def _chunks(self, kwargs: dict[str, Any], name: str, prefill: Prefill, start: int, step: int) -> Any:
         tokens, mask, positions = kwargs[name], kwargs.get("attention_mask"), kwargs.get("position_ids")
-        hidden, out = [], None
+        hidden: list[Tensor] = []
+        out: Any = None
         for low in range(0, tokens.shape[1], step):
             high = min(low + step, tokens.shape[1])
             part = {**kwargs, name: tokens[:, low:high]}
@@ -198,7 +152,6 @@ class Attached:
             prefill.begin(start + low, start + high)
             out = self._forward(**part)
             hidden.append(out.last_hidden_state)
-        assert out is not None
         out.last_hidden_state = torch.cat(hidden, 1)
         return out
 
@@ -206,11 +159,11 @@ class Attached:
         """The prefill this forward belongs to; None once the prompt has been read."""
         if start == 0:
             self._prefill = None
-            if cache.state is None:
+            if cache.prompt is None:
                 return None
-            prompt: Prompt = cache.state.to(tokens.device)
+            prompt: Prompt = cache.prompt.to(tokens.device)
             prompt.expand(tokens.shape[0])
-            cache.state = prompt
+            cache.prompt = prompt
             text = self.decoder.config
             per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * self._head_dim
             width = next(self.decoder.parameters()).element_size()
@@ -224,7 +177,7 @@ class Attached:
                 clock=self.clock,
             )
             self._prefill = (cache, prefill)
-        if self._prefill is None or self._prefill[0] is not cache or start >= cache.state.length:
+        if self._prefill is None or self._prefill[0] is not cache or self._prefill[1].over(start):
             return None
         return self._prefill[1]
 
@@ -313,6 +266,17 @@ def _generate(attached: Attached, original: Callable[..., Any]) -> Callable[...,
         return original(inputs, *args, **kwargs)
 
     return generate
+
+
+def _continued(ids: Tensor, cache: CompactCache, delta: Tensor, mask: Tensor | None) -> Tensor:
+    """Positions [4, B, n] of text `ids` after what the cache has seen."""
+    batch, new = ids.shape
+    if mask is not None and mask.shape[1] >= new:
+        text = (mask.long().cumsum(-1) - 1)[:, -new:]
+    else:
+        start = cache.get_seq_length()
+        text = torch.arange(start, start + new, device=ids.device).expand(batch, -1)
+    return torch.cat([text[None], (text + delta.to(ids.device)).expand(3, -1, -1)])
 
 
 def _set_attention(model: PreTrainedModel, decoder: nn.Module, name: str) -> None:

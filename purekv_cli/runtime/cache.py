@@ -171,13 +171,13 @@ class CompactLayer(DynamicLayer):
 
 
 class CompactCache(Cache):
-    """One `CompactLayer` a decoder layer; `state` describes the prompt and follows it to other batch rows."""
+    """One `CompactLayer` a decoder layer; `prompt` says what it is for and follows it to other batch rows."""
 
     layers: list[CompactLayer]  # type: ignore[assignment]
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[CompactLayer() for _ in range(layers)])
-        self.state: Prompt | None = None
+        self.prompt: Prompt | None = None
 
     def kv_bytes(self) -> int:
         """Bytes of all K and V tensors."""
@@ -199,23 +199,23 @@ class CompactCache(Cache):
 
     def reset(self) -> None:
         super().reset()
-        self.state = None
+        self.prompt = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        super().reorder_cache(beam_idx)
-        if self.state is not None:
-            self.state.reorder(beam_idx)
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
+        if self.prompt is not None:
+            self.prompt.reorder(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         rows = self.layers[0].entries and self.layers[0].kept_pos.shape[0]
         super().batch_repeat_interleave(repeats)
-        if self.state is not None and rows:
-            self.state.reorder(torch.arange(rows).repeat_interleave(repeats))
+        if self.prompt is not None and rows:
+            self.prompt.reorder(torch.arange(rows).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        if self.state is not None:
-            self.state.reorder(indices.nonzero().flatten() if indices.dtype == torch.bool else indices)
+        if self.prompt is not None:
+            self.prompt.reorder(indices.nonzero().flatten() if indices.dtype == torch.bool else indices)
 
 
 def _roomy(states: Tensor, new: int) -> Tensor:

@@ -1,6 +1,7 @@
 """A prompt as embeddings, the vision tower's features in place: done once per clip, whatever is asked about it."""
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def embed_prompt(model: PreTrainedModel, inputs: Inputs) -> Tensor:
 
 def video_features(model: PreTrainedModel, inputs: Inputs) -> Tensor:
     """What the vision tower and its merger make of the frames, [V, hidden], in frame-major order."""
-    tower = model.get_video_features
+    tower: Any = model.get_video_features
     known = inspect.signature(tower).parameters
     given = {name: tensor.to(model.device) for name, tensor in inputs.features.items() if name in known}
     out = tower(**given)

@@ -49,6 +49,10 @@ class Prefill:
         self.sparse = False  # whether ST-SpAttn has run
         self.begin(0, prompt.length)
 
+    def over(self, tokens: int) -> bool:
+        """Whether the prompt has been read once that many tokens are in the cache."""
+        return tokens >= self._prompt.length
+
     def begin(self, start: int, stop: int) -> None:
         """The next forward brings prompt tokens [start, stop)."""
         self._start, self._stop = start, stop
@@ -109,8 +113,9 @@ class Prefill:
         """ST-SpAttn. Its order of tokens is a matter of this call only: cache and policies see the prompt's."""
         self.sparse = True
         order, inverse = runs.order.to(query.device), runs.inverse.to(query.device)
-        permuted = (states.index_select(2, order) for states in (query, key, value))
-        out, _ = sparse_prefill(*permuted, runs, scaling)
+        query, key, value = (states.index_select(2, order) for states in (query, key, value))
+        self._meter.watch(key, value)
+        out, _ = sparse_prefill(query, key, value, runs, scaling)
         return out.index_select(2, inverse)
 
     def _observe(self, layer: CompactLayer, index: int, query: Tensor, lse: Tensor | None, scaling: float) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from purekv_cli.errors import UsageError
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.layout import PromptMasks, VideoLayout
 
@@ -99,13 +98,3 @@ class Prompt:
 def cut(masks: PromptMasks, start: int, stop: int) -> PromptMasks:
     """Columns [start, stop) of the masks."""
     return PromptMasks(*(m[:, start:stop] for m in (masks.video, masks.after, masks.valid)))
-
-
-def check_layouts(layouts: Sequence[VideoLayout], ids: Tensor) -> None:
-    """Layouts given by the caller must describe these prompts."""
-    longest = max(layout.length for layout in layouts)
-    if len(layouts) != ids.shape[0] or longest != ids.shape[1]:
-        raise UsageError(
-            f"{len(layouts)} layouts of {longest} tokens do not describe {ids.shape[0]} prompts of {ids.shape[1]}",
-            "Give one VideoLayout per prompt, of its own length without padding.",
-        )

@@ -1,4 +1,4 @@
-"""The truth that pruning is held to: the full prompt in one forward, with -inf where the pruned run had nothing to read.
+"""The truth that pruning is held to: the full prompt in one forward, -inf where the pruned run had nothing to read.
 
 What a query may read depends only on its position: an entry that was pruned is gone for every query from then on. So
 one pass without any cache gives the logits of every decode step, of second turns and of beams.

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -261,3 +263,19 @@ def test_several_videos_are_all_prunable(model: PreTrainedModel) -> None:
         for places in attached.kept:
             assert set(text) <= set(places[0, 0].tolist())
             assert places.shape[-1] - 1 == round(0.6 * inputs["input_ids"].shape[1])
+
+
+@pytest.mark.parametrize("policy", ["purekv", "random"])
+def test_chunks_cut_by_generate_itself(model: PreTrainedModel, policy: str) -> None:
+    """`generate(prefill_chunk_size=...)` of transformers that encode the video beforehand."""
+    if Version(transformers.__version__) < Version("5.23"):
+        pytest.skip("this transformers cannot prefill videos in chunks")
+    prompts = clip(model)
+    with attach(model, method(policy)) as attached:
+        out = generate(model, prompts, prefill_chunk_size=16)
+
+    def end(position: int) -> int:
+        return prompts.length if policy == "purekv" else min(prompts.length, (position // 16 + 1) * 16)
+
+    assert prunes(attached, prompts.length)
+    assert differs(model, prompts, attached, out, end) < TOLERANCE
