@@ -25,6 +25,7 @@ class CachedModel:
     folder: Path
     bytes: int  # of its weights
     architecture: str
+    quantized: bool  # needs packages that purekv does not bring
 
 
 def cache_folder() -> Path:
@@ -58,11 +59,12 @@ def cached_models() -> list[CachedModel]:
         if folder is None:
             continue
         try:
-            architecture = str((read_json(folder / "config.json").get("architectures") or ["unknown"])[0])
+            config = read_json(folder / "config.json")
         except ModelUnavailable:
             continue
         size = sum(path.stat().st_size for path in weight_files(folder))
-        found.append(CachedModel(name, folder, size, architecture))
+        architecture = str((config.get("architectures") or ["unknown"])[0])
+        found.append(CachedModel(name, folder, size, architecture, "quantization_config" in config))
     return found
 
 

@@ -42,12 +42,20 @@ def load_folder(source: Source, dtype: str, device: str, device_map: str | None)
         ) from None
     except MemoryError:
         raise OutOfResources(f"{source.name} does not fit into memory", "Choose a smaller model (-m 3b).") from None
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
-        what = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelUnavailable(f"{source.name} could not be loaded: {what}", _DAMAGED) from error
+    except ImportError as error:
+        raise ModelUnavailable(
+            f"{source.name} needs a package that is not installed: {_first_line(error)}",
+            "Install it, or choose the model without quantisation.",
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelUnavailable(f"{source.name} could not be loaded: {_first_line(error)}", _DAMAGED) from error
     model, found = loaded
     if missing := sorted(found["missing_keys"]):
         raise ModelUnavailable(f"{source.name} lacks {len(missing)} weights, such as {missing[0]}", _DAMAGED)
     preprocessor = preprocessor_config(folder)
     geometry = source.geometry or ModelGeometry.from_config(model.config.to_dict(), preprocessor)
     return QwenVL.of(source.name, folder, model.eval(), tokenizer, geometry, preprocessor)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

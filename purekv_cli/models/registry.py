@@ -78,10 +78,10 @@ def resolve(name: str, revision: str | None = None, offline: bool = False) -> So
         from purekv_cli.demo import MODEL_DIR
 
         return _local(DEMO, MODEL_DIR)
-    folder = Path(name).expanduser()
+    repo = ALIASES.get(name.lower(), name)
+    folder = Path(repo).expanduser()
     if folder.is_dir():
         return _local(name, folder)
-    repo = ALIASES.get(name.lower(), name)
     if name.startswith((".", "/", "~")) or "\\" in name:
         raise ModelUnavailable(f"there is no folder {name}", "Give a folder with config.json and safetensors weights.")
     if not _HUB_ID.fullmatch(repo):
@@ -98,7 +98,7 @@ def resolve(name: str, revision: str | None = None, offline: bool = False) -> So
 
 def find_cached() -> Source | None:
     """A Qwen2.5-VL from the local cache: the released sizes first, of them the smallest (the likeliest to fit)."""
-    usable = {model.name: model for model in cached_models() if model.architecture in SUPPORTED}
+    usable = {model.name for model in cached_models() if model.architecture in SUPPORTED and not model.quantized}
     order = [*ALIASES.values(), *sorted(usable)]
     return next((resolve(name) for name in order if name in usable), None)
 
