@@ -15,7 +15,7 @@ import typer
 from purekv_cli import __version__
 from purekv_cli.commands import ask, demo, doctor, models, policies, presets, probe
 from purekv_cli.errors import PureKVError
-from purekv_cli.terminal import Terminal
+from purekv_cli.terminal import ReaderLeft, Terminal
 
 CLOSED_STDOUT = 141  # what a shell reports for a program whose reader went away
 INTERRUPTED = 130
@@ -67,7 +67,7 @@ def _run(arguments: Sequence[str], verbose: bool) -> int:
         return _interrupted() if code == INTERRUPTED else int(code)
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except BrokenPipeError:
+    except (ReaderLeft, BrokenPipeError):
         return _reader_left()
     except Exception as error:
         if verbose:

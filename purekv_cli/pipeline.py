@@ -1,4 +1,4 @@
-"""The whole path of one run: file -> facts -> frames to read -> plan -> decoded frames -> prompt -> the engine's events.
+"""The whole path of one run: file -> facts -> frames to read -> plan -> decoded frames -> prompt -> answers.
 
 `make_plan` needs no weights and decodes nothing, so a mistake or an absurd wish is found before any work. `Run` then
 does the work and tells a listener how it goes; commands render that, nothing is printed here.
@@ -42,10 +42,17 @@ class Plan:
     method: MethodConfig
     prompt_tokens: int  # estimate: the text is counted when it is tokenised
     kept_tokens: int  # estimate
+    bytes_per_value: int
 
     @property
     def video_tokens(self) -> int:
         return math.prod(self.grid)
+
+    @property
+    def kv_bytes(self) -> tuple[int, int]:
+        """(full, kept): an estimate."""
+        full, kept = (self.geometry.kv_bytes(n, self.bytes_per_value) for n in (self.prompt_tokens, self.kept_tokens))
+        return full, kept
 
 
 def sample_spec(clip: ClipSettings) -> SampleSpec:
@@ -63,12 +70,18 @@ def sample_spec(clip: ClipSettings) -> SampleSpec:
 
 
 def make_plan(
-    info: VideoInfo, geometry: ModelGeometry, model_names: Sequence[str], settings: Settings, room: int | None = None
+    info: VideoInfo,
+    geometry: ModelGeometry,
+    model_names: Sequence[str],
+    settings: Settings,
+    bytes_per_value: int = 2,
+    room: int | None = None,
 ) -> Plan:
     """Decide which frames are read, at which size, and what the cache will hold.
 
     Args:
         model_names: the model's name and aliases, for the choice of the preset.
+        bytes_per_value: of the dtype the model runs in.
         room: video tokens that memory has room for; None: no bound.
 
     Raises:
@@ -84,8 +97,9 @@ def make_plan(
     prompt = math.prod(grid) + TEXT_TOKENS
     kept = prompt
     if method.policy != "dense":
-        kept = method.budget.entries(prompt, min(TEXT_TOKENS, 1), geometry.kv_bytes(1))
-    return Plan(info, chosen, size, grid, geometry, preset, method, prompt, kept)
+        at_least = 1  # of the text: the engine knows it all, and refuses a budget that does not hold it
+        kept = method.budget.entries(prompt, at_least, geometry.kv_bytes(1, bytes_per_value))
+    return Plan(info, chosen, size, grid, geometry, preset, method, prompt, kept, bytes_per_value)
 
 
 def shares_prefill(method: MethodConfig) -> bool:

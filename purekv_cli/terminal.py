@@ -15,6 +15,10 @@ from purekv_cli.runtime.events import Progress as Step
 from purekv_cli.runtime.events import Stage
 
 
+class ReaderLeft(Exception):
+    """Whoever read stdout is gone (`| head -1`). Not an OSError: Typer would take that for its own to handle."""
+
+
 class Terminal:
     """Both streams of one run. Answers may hold anything, so nothing here reads markup."""
 
@@ -47,7 +51,7 @@ class Terminal:
 
 
 class Stages:
-    """One bar a stage (load, decode, vision, prefill, answer), gone when the answer begins. Silent without a terminal."""
+    """One bar a stage (load, decode, vision, prefill), gone when the answer begins. Silent without a terminal."""
 
     def __init__(self, console: Console | None) -> None:
         self._progress = console and Progress(

@@ -30,13 +30,13 @@ def answer(video: Path, questions: Sequence[str], settings: Settings) -> None:
         check_target(output.report)
     info = probe(video)
     model = choose_model(settings, terminal)
-    plan = make_plan(info, model.geometry, model.names, settings)
+    plan = make_plan(info, model.geometry, model.names, settings, model.dtype.itemsize)
     shared = shares_prefill(plan.method)
     terminal.note(plan_line(plan, model.describe()))
     for note in (info.damage, plan.sample.note):
         if note:
             terminal.note(f"note: {note}", style="yellow")
-    if model.demo:
+    if model.source.is_demo:
         terminal.note(NOTICE, style="yellow")
     if len(questions) > 1 and not shared:
         terminal.note(SHARE.format(plan.method.policy))
@@ -62,7 +62,7 @@ def _work(plan: Plan, model: ChosenModel, questions: Sequence[str], settings: Se
     generation = Generation(max_tokens=settings.model.max_tokens, seed=settings.model.seed)
     screen = Screen(terminal, questions, silent=settings.output.json, stream=not settings.output.no_stream)
     try:
-        run = Run(plan, model.load(screen.show))
+        run = Run(plan, model.load(settings.model.device, terminal))
         run.decode(screen.show)
         if run.frames and run.frames.damage and run.frames.damage != plan.info.damage:
             screen.stages.clear()

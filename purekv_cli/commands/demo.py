@@ -1,4 +1,4 @@
-"""`purekv demo`: a rendered clip and the embedded model show in a few seconds what the tool does, with nothing to download."""
+"""`purekv demo`: a rendered clip and the embedded model show what the tool does, with nothing to download."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`purekv doctor`: what is installed, which device and kernels would run and why not the others, what a model could use."""
+"""`purekv doctor`: what is installed, and which device and kernels would run, and why not the others."""
 
 import importlib
 import importlib.metadata

@@ -6,6 +6,7 @@ folds the parsed values back. An unset flag is None, so that settings.py can ask
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -16,6 +17,7 @@ import typer
 
 from purekv_cli.errors import UsageError
 from purekv_cli.settings import parse_time
+from purekv_cli.terminal import ReaderLeft
 
 
 class Sample(StrEnum):
@@ -44,7 +46,7 @@ class DType(StrEnum):
 
 def _flag(*names: str, help: str, panel: str, **more: Any) -> Any:
     env = "PUREKV_" + names[0].lstrip("-").replace("-", "_").upper()
-    more = {"envvar": env, "show_envvar": False} | more
+    more = {"envvar": env, "show_envvar": False, **more}
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
 
 
@@ -170,7 +172,11 @@ def with_flags(verb: Callable[..., None]) -> Callable[..., None]:
             name: group(**{flag.name: values.pop(flag.name) for flag in fields(group)})
             for name, group in groups.items()
         }
-        verb(**values, **folded)
+        try:
+            verb(**values, **folded)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise ReaderLeft from error
 
     run.__signature__ = inspect.Signature(own + flags)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in own + flags}

@@ -14,8 +14,8 @@ def policies(*, flags: JsonFlag) -> None:
 
     rows = [(name, policy.summary, policy.source) for name, policy in POLICIES.items()]
     if flags.json:
-        table = [dict(zip(("name", "summary", "source"), row, strict=True)) for row in rows]
-        print(dumps({"schema_version": SCHEMA_VERSION, "policies": table}), end="")
+        named = [dict(zip(("name", "summary", "source"), row, strict=True)) for row in rows]
+        print(dumps({"schema_version": SCHEMA_VERSION, "policies": named}), end="")
         return
     table = Table("policy", "what stays", "source", box=None, padding=(0, 2, 0, 0))
     for row in rows:

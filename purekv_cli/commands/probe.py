@@ -1,7 +1,7 @@
 """`purekv probe`: what a file really holds, which frames `ask` would read, and what that costs a model."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -11,6 +11,9 @@ from purekv_cli.report.record import SCHEMA_VERSION, dumps
 from purekv_cli.report.units import clock, size
 from purekv_cli.settings import settle
 from purekv_cli.terminal import page
+
+if TYPE_CHECKING:
+    from purekv_cli.pipeline import Plan
 
 BUDGET = 0.2
 
@@ -23,14 +26,14 @@ def probe(
     flags: JsonFlag,
 ) -> None:
     """Show what a file holds, and the tokens and cache a model would need for it."""
-    from purekv_cli.models.registry import KNOWN
-    from purekv_cli.pipeline import Plan, make_plan
+    from purekv_cli.models.registry import ALIASES, KNOWN
+    from purekv_cli.pipeline import make_plan
     from purekv_cli.report.build import video_facts
     from purekv_cli.video.probe import probe as look
 
     settings = settle(clip)
     info = look(video)
-    plans = {name: make_plan(info, geometry, [name], settings) for name, geometry in KNOWN.items()}
+    plans = {name: make_plan(info, geometry, [ALIASES[name]], settings) for name, geometry in KNOWN.items()}
     facts = video_facts(info)
     needs = [_needs(name, plan) for name, plan in plans.items()]
     if flags.json:
@@ -42,8 +45,8 @@ def probe(
     console.print(_needs_table(needs))
 
 
-def _needs(name: str, plan: Any) -> dict[str, Any]:
-    full = plan.geometry.kv_bytes(plan.prompt_tokens)
+def _needs(name: str, plan: "Plan") -> dict[str, Any]:
+    full, _ = plan.kv_bytes
     return {
         "model": name,
         "frames": len(plan.sample.times),

@@ -1,4 +1,4 @@
-"""The README's table of flags, from the flags themselves: `python -m purekv_cli.commands.reference README.md` renews it."""
+"""The README's table of flags, made from the flags: `python -m purekv_cli.commands.reference README.md` renews it."""
 
 import sys
 from dataclasses import fields

@@ -65,7 +65,7 @@ def plan_facts(plan: Plan) -> dict[str, dict[str, Any]]:
 def plan_line(plan: Plan, model: str) -> str:
     """One line for people: what will be read, by what, at which cost."""
     rows, columns = plan.size
-    full, kept = (plan.geometry.kv_bytes(n) for n in (plan.prompt_tokens, plan.kept_tokens))
+    full, kept = plan.kv_bytes
     cache = f"KV cache about {size(full)}"
     if kept < full:
         cache += f" -> {size(kept)} ({times(full, kept)} smaller)"

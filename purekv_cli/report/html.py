@@ -1,6 +1,6 @@
 """The report as one HTML file that needs nothing else: a strip of the frames that were read, the answers, bars.
 
-Bars are drawn to scale within their own group (bytes, seconds), because people compare lengths before they read numbers.
+Bars are drawn to scale within their group (bytes, seconds): people compare lengths before they read numbers.
 """
 
 import base64

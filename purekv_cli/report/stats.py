@@ -1,4 +1,4 @@
-"""What answers cost, as a table: memory first, then the time of every stage apart, so that no fast part hides a slow one."""
+"""What answers cost, as a table: memory, then the time of every stage apart, so that no fast part hides a slow one."""
 
 from collections.abc import Callable, Sequence
 

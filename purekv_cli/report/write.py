@@ -1,4 +1,4 @@
-"""A report is written once, whole, when the work is done; that it can be written is found out before the work begins."""
+"""A report is written once, whole, when the work is done; whether it can be is found out before the work begins."""
 
 import os
 import tempfile
