@@ -215,6 +215,19 @@ def truncated(clip: Clip, keep: float, name: str) -> Clip:
     return Clip(path, clip.times, clip.duration)
 
 
+def trimmed(clip: Clip, frames: int, name: str) -> Clip:
+    """An mp4 of which an edit list hides the first frames, as phones' trimming without re-encoding does."""
+    path = clip.path.with_name(name)
+    with av.open(str(clip.path)) as source, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                shift = round(clip.times[frames] / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                container.mux(packet)
+    return Clip(path, clip.times, clip.duration - clip.times[frames])
+
+
 def corrupted(clip: Clip, packets: Sequence[int], name: str) -> Clip:
     """The clip with the payload of some packets (by decoding order) overwritten, beside it."""
     path = clip.path.with_name(name)

@@ -112,8 +112,7 @@ def _probe_video(path: Path, container: InputContainer, stream: VideoStream) -> 
     times = tuple((ticks - origin) * base.numerator / base.denominator for ticks in shown)
     duration = (shown[-1] - origin + last_duration) * base.numerator / base.denominator
     stated = None if formats[0] in NO_STATED_DURATION else _stated_duration(container, stream)
-    # An edit list that hides the clip's beginning makes the track longer than what is shown: no damage.
-    problems = [] if found.discarded else [read_of(duration, stated)]
+    problems = [read_of(duration, stated)]
     if found.damaged:
         problems.append(f"{found.damaged} damaged packet{'s' * (found.damaged > 1)}")
     rotation = round(frame.rotation / 90) % 4 * 90

@@ -192,10 +192,11 @@ class TestDamage:
         frames = decode(info, plan, threads=1)
         assert read_indices(frames.pixels) == [clip.index_at(time) for time in plan.times]
 
-    def test_a_frame_that_the_decoder_had_to_guess_is_not_used(self, clips: dict[str, Clip]) -> None:
-        clip = make_clips.corrupted(clips["open_gop.mp4"], (12,), "guessed.mp4")  # the keyframe at 1 s
-        frames = decode(probe(clip.path), at(0.5, 1.0), threads=1)
-        assert read_indices(frames.pixels) == [6, 11]
+    def test_a_frame_that_the_decoder_had_to_guess_is_not_used(self, tmp_path: Path) -> None:
+        """H.264 conceals the damaged keyframe at 2 s with an older picture and flags it."""
+        clip = make_clips.corrupted(make_clips.make(tmp_path, Recipe(b_frames=2)), (24,), "guessed.mp4")
+        frames = decode(probe(clip.path), at(0.5, 2.0), threads=1)
+        assert read_indices(frames.pixels) == [6, 23]
         assert frames.damage == "skipped 1 damaged packet"
 
     def test_a_clip_readable_only_later_drops_the_beginning(self, clips: dict[str, Clip]) -> None:
@@ -231,6 +232,15 @@ class TestImages:
         Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(tmp_path / "clear.png")
         info = probe(tmp_path / "clear.png")
         assert (decode(info, sample(info, SampleSpec())).pixels == 255).all()
+
+
+def test_frames_that_an_edit_list_hides_are_not_part_of_the_clip(clips: dict[str, Clip]) -> None:
+    clip = make_clips.trimmed(clips["b_frames.mov"], 6, "trimmed.mp4")
+    info = probe(clip.path)
+    assert info.duration == pytest.approx(clip.duration)
+    assert info.damage is None
+    frames = decode(info, at(0.0, 0.5, 1.5, 3.4))
+    assert read_indices(frames.pixels) == [6, 12, 24, 46]
 
 
 def test_the_same_frame_twice_is_decoded_once(clips: dict[str, Clip]) -> None:
