@@ -166,16 +166,18 @@ class Attached:
             cache.prompt = prompt
             text = self.decoder.config
             per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * self._head_dim
-            width = next(self.decoder.parameters()).element_size()
             prefill = Prefill(
                 self.config,
                 prompt,
                 len(cache.layers),
-                per_token * width,
+                per_token * self.model.dtype.itemsize,
                 runs=self._pattern(prompt, tokens),
                 meter=self.meter,
                 clock=self.clock,
             )
+            if prefill.holds and min(tokens.shape[1], self.config.chunk or prompt.length) < prompt.length:
+                for layer in cache.layers:
+                    layer.reserve(prompt.length)
             self._prefill = (cache, prefill)
         if self._prefill is None or self._prefill[0] is not cache or self._prefill[1].over(start):
             return None

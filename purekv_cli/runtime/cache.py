@@ -37,7 +37,12 @@ class CompactLayer(DynamicLayer):
         self.settled = 0  # entries in front that a prefill has already judged
         self.pruned = 0  # entries in front that are what a pruning left: they can't be cropped
         self._room: tuple[Tensor, Tensor] | None = None  # K and V with space for the next tokens
+        self._reserved = 0
         self._holes: bool | Tensor = False
+
+    def reserve(self, tokens: int) -> None:
+        """Say before the first token how many will come in steps: room is made once, not grown and copied each time."""
+        self._reserved = tokens
 
     @property
     def entries(self) -> int:
@@ -75,6 +80,9 @@ class CompactLayer(DynamicLayer):
         self.cumulative_length += new
         if self.keys is None:
             self.dtype, self.device = key_states.dtype, key_states.device
+            if self._reserved > new:
+                self._room = (_roomy(key_states, self._reserved - new), _roomy(value_states, self._reserved - new))
+                key_states, value_states = (room[:, :, :new] for room in self._room)
             self.keys, self.values, self.positions = key_states, value_states, numbers
             self.is_initialized = True
             return key_states, value_states

@@ -43,11 +43,15 @@ class Prefill:
         self._policy: Policy = make(config.policy, config)
         self._entries = prompt.entries(config, bytes_per_token)
         self._prunes = any(e < n for e, n in zip(self._entries, prompt.masks.valid.sum(-1).tolist(), strict=True))
-        self._holds = self._policy.uses_question
+        self._holds = self._policy.uses_question  # every entry until the whole prompt has been read
         self._rows: dict[int, list[tuple[Tensor, Tensor | None]]] = {}  # what earlier chunks' question rows showed
         self._waiting: list[tuple[int, CompactLayer, float]] = []
         self.sparse = False  # whether ST-SpAttn has run
-        self.begin(0, prompt.length)
+
+    @property
+    def holds(self) -> bool:
+        """Whether all entries have to wait for the question before any can be pruned."""
+        return self._holds or not self._prunes
 
     def over(self, tokens: int) -> bool:
         """Whether the prompt has been read once that many tokens are in the cache."""
@@ -124,7 +128,8 @@ class Prefill:
             rows = self._rows.setdefault(index, [])
             first = max(0, self._first_row - self._start)
             if first < query.shape[2]:
-                rows.append((query[:, :, first:], None if lse is None else lse[:, :, first:]))
+                kept = query[:, :, first:].clone() if first else query  # a view would keep the whole chunk's rows
+                rows.append((kept, None if lse is None else lse[:, :, first:]))
             if not self._judges:
                 return
             seen = torch.cat([q for q, _ in rows], 2)

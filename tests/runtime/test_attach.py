@@ -161,6 +161,15 @@ def test_chunks_bound_the_memory_of_a_policy_that_does_not_wait(model: PreTraine
         assert attached.kv_bytes_peak < 0.75 * LAYERS * 2 * 2 * 16 * 4 * prompts.length
 
 
+def test_chunks_of_a_policy_that_waits_hold_the_full_cache_but_no_copy(model: PreTrainedModel) -> None:
+    prompts = clip(model, frames=40)
+    full = LAYERS * 2 * 2 * 16 * 4 * prompts.length
+    with attach(model, method("purekv", 0.3, chunk=24)) as attached, torch.no_grad():
+        model(**prompts.inputs)
+        assert full <= attached.kv_bytes_peak < 1.15 * full
+        assert attached.kv_bytes < 0.31 * full
+
+
 def footprint(model: PreTrainedModel) -> tuple[Any, ...]:
     decoder = model.get_decoder()
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]

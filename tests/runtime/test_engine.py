@@ -1,6 +1,8 @@
 """The own loop: events, sessions, chat turns, streaming, interruption, and statistics that are counted."""
 
+import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from purekv_cli.errors import OutOfResources, UsageError
 from purekv_cli.method.budget import Budget
-from purekv_cli.method.config import MethodConfig
+from purekv_cli.method.config import MethodConfig, SparseConfig
 from purekv_cli.models.base import Inputs
 from purekv_cli.runtime.engine import Engine
 from purekv_cli.runtime.events import Answer, Event, Progress, Text
@@ -186,6 +188,14 @@ def test_dense_keeps_all(adapter: TinyAdapter) -> None:
     assert stats.kv_bytes_kept == stats.kv_bytes_full == stats.kv_bytes_peak
 
 
+def test_sparse_prefill_is_reported(adapter: TinyAdapter) -> None:
+    sparse = SparseConfig(min_tokens=1, tile=(2, 2), halo=0, recent=1)
+    inputs = adapter.inputs("what happens?")
+    assert last(engine(adapter, sparse=sparse).answer(inputs, "", FEW)).stats.sparse
+    assert not last(engine(adapter, sparse=replace(sparse, min_tokens=1000)).answer(inputs, "", FEW)).stats.sparse
+    assert not last(engine(adapter, sparse=replace(sparse, enabled=False)).answer(inputs, "", FEW)).stats.sparse
+
+
 def test_one_token_has_no_rate(adapter: TinyAdapter) -> None:
     stats = last(engine(adapter).answer(adapter.inputs("?"), "", Generation(max_tokens=1))).stats
     assert stats.new_tokens == 1
@@ -210,7 +220,7 @@ def test_interrupted_in_the_answer(adapter: TinyAdapter, monkeypatch: pytest.Mon
     events = session.first("", FEW)
     seen: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
-        seen.extend(_collect(events, seen))
+        _collect(events, seen)
     hook.remove()
     answer = seen[-1]
     assert isinstance(answer, Answer)
@@ -222,10 +232,27 @@ def test_interrupted_in_the_answer(adapter: TinyAdapter, monkeypatch: pytest.Mon
     assert stats.prompt_tokens == inputs.layout.length + 3 + ids.shape[1]
 
 
-def _collect(events: Iterator[Event], into: list[Event]) -> list[Event]:
+def _collect(events: Iterator[Event], into: list[Event]) -> None:
     for event in events:
         into.append(event)
-    return []
+
+
+def test_interrupted_in_prefill(adapter: TinyAdapter) -> None:
+    """A real Ctrl-C while the layers run: the answer is empty, and the session starts over."""
+    session = engine(adapter).open(adapter.inputs("what happens?"))
+
+    def interrupt(*_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    hook = adapter.model.get_decoder().layers[1].register_forward_pre_hook(interrupt)
+    seen: list[Event] = []
+    with pytest.raises(KeyboardInterrupt):
+        _collect(session.first("", FEW), seen)
+    hook.remove()
+    assert isinstance(seen[-1], Answer)
+    assert (seen[-1].finish, seen[-1].text, seen[-1].stats.new_tokens) == ("interrupted", "", 0)
+    assert session.cache is None
+    assert len(last(session.first("", FEW)).token_ids) == 8
 
 
 def test_leaving_early_stops_the_prefill_and_restores_the_model(adapter: TinyAdapter) -> None:

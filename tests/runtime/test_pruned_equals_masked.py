@@ -141,6 +141,16 @@ def test_chunked_prefill(model: PreTrainedModel, policy: str, chunk: int) -> Non
     assert differs(model, prompts, attached, out, end) < TOLERANCE
 
 
+def test_one_set_for_all_layers(model: PreTrainedModel) -> None:
+    """Every layer waits for the last one, then all keep the same."""
+    prompts = clip(model)
+    with attach(model, method("purekv", one_set=True)) as attached:
+        out = generate(model, prompts)
+    assert len({tuple(head.tolist()) for places in attached.kept for head in places[0]}) == 1
+    assert prunes(attached, prompts.length)
+    assert differs(model, prompts, attached, out) < TOLERANCE
+
+
 @pytest.mark.parametrize("observe", ["question", "video", "all"])
 def test_a_policy_that_waits_for_the_question_keeps_the_same_in_chunks(model: PreTrainedModel, observe: str) -> None:
     prompts = clip(model, question=9)
