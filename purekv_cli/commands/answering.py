@@ -9,6 +9,7 @@ from pathlib import Path
 
 from purekv_cli.commands.model import ChosenModel, choose_model
 from purekv_cli.demo import NOTICE
+from purekv_cli.kernels import allow
 from purekv_cli.pipeline import Plan, Run, make_plan, shares_prefill
 from purekv_cli.report.build import build, plan_facts, plan_line, video_facts
 from purekv_cli.report.record import SCHEMA_VERSION, dumps, to_json
@@ -59,6 +60,7 @@ def answer(video: Path, questions: Sequence[str], settings: Settings) -> None:
 def _work(plan: Plan, model: ChosenModel, questions: Sequence[str], settings: Settings, terminal: Terminal) -> Run:
     from purekv_cli.runtime.sampling import Generation
 
+    allow(settings.method.kernels)
     generation = Generation(max_tokens=settings.model.max_tokens, seed=settings.model.seed)
     screen = Screen(terminal, questions, silent=settings.output.json, stream=not settings.output.no_stream)
     try:

@@ -83,12 +83,14 @@ def _ffmpeg() -> dict[str, str]:
 def _devices() -> list[dict[str, Any]]:
     import torch
 
+    from purekv_cli.models.placement import cpu_has_bfloat16
+
     gpus = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         gpus.append({"name": f"cuda:{index} {torch.cuda.get_device_name(index)}", "free": free, "total": total})
     capability = torch.backends.cpu.get_cpu_capability()
-    bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    bf16 = cpu_has_bfloat16()
     cpu = f"cpu ({torch.get_num_threads()} threads, {capability}, bfloat16 {'in hardware' if bf16 else 'emulated'})"
     return [*gpus, {"name": cpu, "free": None, "total": None}]
 
@@ -130,9 +132,9 @@ def _hub() -> dict[str, Any]:
 
 
 def _memory() -> int | None:
-    from purekv_cli.video.decode import available_memory
+    from purekv_cli.models.placement import free_memory
 
-    return available_memory()
+    return free_memory()
 
 
 def _existing(path: Path) -> Path:

@@ -136,3 +136,18 @@ def test_a_report_is_written_whole_and_holds_the_answer(
 def test_the_same_seed_gives_the_same_bytes(purekv: Purekv, clip: Path) -> None:
     arguments = ("ask", clip, "why?", "--policy", "random", "--budget", "0.3", "--seed", "5", "--quiet")
     assert purekv(*arguments)[1] == purekv(*arguments)[1]
+
+
+def test_the_reference_kernels_can_be_demanded(purekv: Purekv, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from purekv_cli import kernels
+    from purekv_cli.kernels.attention import reference
+
+    calls = []
+    plain = reference.attention
+    monkeypatch.setattr(reference, "attention", lambda *a, **k: calls.append(1) or plain(*a, **k))
+    monkeypatch.setattr(kernels, "_allowed", "auto")  # undone afterwards
+    _, usual, _ = purekv("ask", clip, "why?", "--quiet")
+    calls.clear()
+    _, slow, _ = purekv("ask", clip, "why?", "--quiet", "--kernels", "reference")
+    assert len(calls) >= 3  # every layer's prefill at least
+    assert slow == usual

@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from purekv_cli.kernels import allowed
 from purekv_cli.kernels.attention import reference
 
 Op = Callable[[Tensor, Tensor, Tensor, float, bool, Tensor | None], tuple[Tensor, Tensor]]
@@ -139,6 +140,8 @@ def choose(query: Tensor, key: Tensor, *, masked: bool) -> tuple[Backend, Trial]
     """The first backend that suits this call."""
     groups = query.shape[1] // key.shape[1]
     for backend in BACKENDS:
+        if allowed() == "reference" != backend.name:
+            continue
         if (masked and not backend.masks) or query.shape[2] < backend.least_rows:
             continue
         trial = tried(backend.name, query.device, query.dtype, query.shape[3], groups)
