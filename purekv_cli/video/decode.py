@@ -79,13 +79,13 @@ def _decode_video(
             index = info.frame_at(time)
             wanted = info.ticks(info.frame_times[index])
             found = reader.last_at(wanted)
-            if reader.out_of_reach(wanted) and reader.threads != 1:
+            if reader.out_of_reach(index) and reader.threads != 1:
                 # With several threads an error at the end takes the frames queued behind it along: look with one.
                 known = reader.damaged
                 reader = stack.enter_context(open_reader(info, 1))
                 reader.damaged |= known
                 found = reader.last_at(wanted)
-            if reader.out_of_reach(wanted):
+            if reader.out_of_reach(index):
                 break  # an older frame would be a lie about this time
             if found is None:
                 continue

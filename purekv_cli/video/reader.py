@@ -69,9 +69,13 @@ class FrameReader:
             group, step = max(group - step, 0 if group <= floor else floor), step * 2
         return self._advance(wanted)
 
-    def out_of_reach(self, wanted: int) -> bool:
-        """Whether the stream ended before anything as late as `wanted` came out of it."""
-        return self.ended and wanted > self.furthest
+    def out_of_reach(self, index: int) -> bool:
+        """Whether the stream ended before anything as late as frame `index` came out of it."""
+        if not self.ended:
+            return False
+        # The very last packet of an undamaged stream may be a field or a picture that is never shown.
+        nearly = index - 1 if index > 0 and not self.damaged else index
+        return self._info.ticks(self._info.frame_times[nearly]) > self.furthest
 
     def _seek(self, group: int) -> bool:
         lead = self._info.seek_lead
