@@ -2,8 +2,7 @@
 
 A video query reads the text before it, its own frame, its spatial tile with a halo in earlier frames (all of the
 `recent` ones, older ones at a growing stride, and the first), and the content columns: the tokens that changed most
-from the frame before, without which accuracy drops (the paper's pattern, and what a
-pilot found missing in it). Text reads everything. Tiles are patches of the frame, not strips
+from the frame before, without which accuracy drops. Text reads everything. Tiles are patches of the frame, not strips
 of its raster, so the tokens of each frame are permuted tile by tile; text stays where it is.
 """
 

@@ -114,6 +114,22 @@ def test_explain_names_every_backend_and_why(device, dtype):
     assert ("flash-cpu" in usable) == (device == "cpu")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_explain_says_that_there_is_no_gpu():
+    told = {name: (usable, why) for name, usable, why in explain("cuda", torch.bfloat16)}
+    assert not any(usable for usable, _ in told.values())
+    assert told["cudnn"][1] == "torch sees no CUDA device"
+
+
+def test_a_trial_cut_short_by_memory_is_not_remembered(monkeypatch):
+    def hungry(q, k, v, scaling, causal, bias):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(backends, "BACKENDS", (backends.Backend("hungry", None, (torch.float32,), True, 1, hungry),))
+    with pytest.raises(torch.OutOfMemoryError):
+        attention(*qkv("cpu", 2, 2, 3, 3), 0.3, causal=True)
+
+
 def test_a_backend_that_is_wrong_is_not_used(monkeypatch):
     """A kernel whose LSE is in log2 looks fine until it is compared."""
 

@@ -37,12 +37,13 @@ def some_rows(length, which, device):
 @pytest.mark.parametrize("reduce", ["sum", "max"])
 @pytest.mark.parametrize("given", ["lse given", "lse on the spot"])
 @pytest.mark.parametrize("which", ["all", "few", "one prompt only"])
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("padded", ["no", "left", "right"])
 @pytest.mark.parametrize(("heads", "kv_heads", "length", "columns"), [(4, 4, 33, 33), (6, 2, 17, 40), (7, 1, 1, 29)])
 def test_equals_the_definition(device, reduce, given, which, padded, heads, kv_heads, length, columns):
     query, key, _ = qkv(device, heads, kv_heads, length, columns)
     rows = some_rows(length, which, device)
-    valid = torch.arange(columns, device=device) >= torch.tensor([[0], [26]], device=device) if padded else None
+    whole_and_padded = torch.arange(columns, device=device) >= torch.tensor([[0], [26]], device=device)
+    valid = {"no": None, "left": whole_and_padded, "right": whole_and_padded.flip(-1)}[padded]
     lse = lse_of(query, key, 0.4, valid) if given == "lse given" else None
     got = attention_mass(query, key, lse, 0.4, rows, valid, reduce)
     assert got.dtype == torch.float32

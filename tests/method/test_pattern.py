@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from purekv_cli.method import runs as run_lists
 from purekv_cli.method.config import SparseConfig
 from purekv_cli.method.pattern import build, content_change, frames_read
 from tests.method.prompts import prompt
@@ -174,6 +175,20 @@ def test_content_is_read_by_every_later_query():
     assert mask[2 + 37 :, 2 + 37].all()
     without = mask_of(build(layout, config))
     assert (mask != without).nonzero()[:, 1].unique().tolist() == [39]
+
+
+def test_of_equal_changes_the_earlier_is_content():
+    layout = prompt((50, 4, 4), before=0)
+    config = SparseConfig(tile=(2, 2), halo=0, recent=0, first_frame=False, content=3 / 800)
+    mask = mask_of(build(layout, config, torch.zeros(800)))
+    assert mask[799, :784].nonzero()[:, 0].tolist() == [0, 1, 2]
+
+
+def test_density_is_counted_in_pieces(monkeypatch):
+    pattern = build(prompt((5, 4, 6)), SparseConfig(tile=(2, 2), recent=1), random_content(prompt((5, 4, 6))))
+    whole = pattern.density
+    monkeypatch.setattr(run_lists, "_EXPANDED", 30)
+    assert pattern.density == whole
 
 
 def test_content_of_one_prompt_does_not_leak_into_the_next():

@@ -98,6 +98,8 @@ def tried(name: str, device: torch.device, dtype: torch.dtype, dim: int, groups:
     backend = next(b for b in BACKENDS if b.name == name)
     if backend.device not in (None, device.type):
         return Trial(False, False, f"runs on {backend.device} only")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return Trial(False, False, "torch sees no CUDA device")
     if dtype not in backend.dtypes:
         return Trial(False, False, f"does not take {str(dtype).removeprefix('torch.')}")
     if backend.name == "reference":
@@ -127,6 +129,8 @@ def _attempt(
         keys, values = (k, v) if not expand else (repeated(k, groups), repeated(v, groups))
         try:
             out, lse = backend.run(q, keys, values, dim**-0.5, causal, bias)
+        except torch.OutOfMemoryError:  # says nothing about the kernel: must not be remembered
+            raise
         except (RuntimeError, NotImplementedError, AttributeError) as error:
             return str(error).splitlines()[0][:120]
         true_out, true_lse = reference.attention(q, k, v, dim**-0.5, causal=causal, mask=mask)
