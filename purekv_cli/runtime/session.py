@@ -53,11 +53,16 @@ class Session:
         turn = Turn(question, inputs.input_ids, inputs.position_ids, prompt)
         return answering(self, turn, generation or Generation())
 
-    def ask(self, question: str, generation: Generation | None = None) -> Iterator[Event]:
+    def ask(
+        self, question: str, generation: Generation | None = None, *, shared: bool | None = None
+    ) -> Iterator[Event]:
         """Answer any question about the clip; what came before is forgotten.
 
         With a policy that never looks at the question the prompt up to the video is read and pruned once and shared;
         otherwise each question is read with the clip anew, but the vision tower runs only once.
+
+        Args:
+            shared: False reads the whole prompt before pruning whatever the policy, so that policies compare alike.
         """
         inputs, adapter = self.inputs, self.engine.adapter
         prefix = adapter.prefix_length(inputs)
@@ -69,7 +74,7 @@ class Session:
         whole = torch.cat([inputs.position_ids[..., :prefix], positions], -1)
         layout = VideoLayout(prefix + count, inputs.layout.video, inputs.layout.grid)
         turn = Turn(question, ids, whole, Prompt.of_layouts([layout]))
-        if self.engine.shares_prefill:
+        if self.engine.shares_prefill if shared is None else shared:
             if self.mark is not None and self.cache is not None:
                 self.cache.rewind(self.mark)
                 turn = Turn(question, tail, positions)
