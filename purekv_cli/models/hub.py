@@ -6,11 +6,14 @@ Only safetensors weights are ever fetched or accepted. Nothing here imports torc
 import errno
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from purekv_cli.errors import ModelUnavailable, OutOfResources, PureKVError
 
@@ -103,6 +106,8 @@ def download(repo: str, revision: str | None, check: Callable[[dict[str, Any]], 
     """
     from huggingface_hub import hf_hub_download, snapshot_download
 
+    if not reachable():
+        raise _unreachable(repo, revision)
     with hub_errors(repo, revision):
         config = hf_hub_download(repo, "config.json", revision=revision, cache_dir=cache_folder())
         check(read_json(Path(config)))
@@ -113,6 +118,20 @@ def download(repo: str, revision: str | None, check: Callable[[dict[str, Any]], 
             "purekv loads no other kind, because pickled weights can run code. Convert them, or choose another model.",
         )
     return folder
+
+
+def reachable() -> bool:
+    """Whether the hub's host takes a connection: its own client would retry for half a minute to find out."""
+    from huggingface_hub import constants
+
+    url = urlsplit(constants.ENDPOINT)
+    if url.scheme in getproxies():
+        return True  # only the proxy knows
+    try:
+        with socket.create_connection((url.hostname or "", url.port or 443), timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def fetch_command(repo: str, revision: str | None = None) -> str:
@@ -144,10 +163,7 @@ def hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
             "Check the spelling; for a private model log in with `hf auth login`.",
         ) from None
     except errors.LocalEntryNotFoundError:
-        raise ModelUnavailable(
-            f"{repo} is not in the cache and the hub cannot be reached",
-            f"Check the network, fetch it with `{fetch_command(repo, revision)}`, or use the embedded model: -m demo.",
-        ) from None
+        raise _unreachable(repo, revision) from None
     except errors.EntryNotFoundError:
         raise ModelUnavailable(
             f"{repo} holds no transformers checkpoint (it has no config.json)",
@@ -170,6 +186,13 @@ def hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
             f"{repo} could not be fetched: {type(error).__name__}: {_first_line(error)}",
             "Check the network and try again: a download goes on where it stopped.",
         ) from error
+
+
+def _unreachable(repo: str, revision: str | None) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"{repo} is not in the cache and the hub cannot be reached",
+        f"Check the network, fetch it with `{fetch_command(repo, revision)}`, or use the embedded model: -m demo.",
+    )
 
 
 def _first_line(error: Exception) -> str:

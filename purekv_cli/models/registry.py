@@ -119,7 +119,7 @@ def choose(
         return resolve(configured, revision, offline)
     if cached := find_cached():
         return cached
-    if confirm and not (offline or hub.offline_by_environment()):
+    if confirm and not (offline or hub.offline_by_environment()) and hub.reachable():
         smallest = ALIASES["3b"]
         if confirm(f"No model is here yet. Download {smallest} ({_DOWNLOAD['3b']}) to {hub.cache_folder()}?"):
             return Source(smallest, None, smallest, revision, KNOWN["3b"])

@@ -2,7 +2,7 @@
 
 Positions come from `get_rope_index` of transformers 4.57.1, and of 4.49.0 where seconds are fractional: 4.57.1 already
 truncates them to integers. Both agree on whole seconds. Pixels come from Qwen2VLVideoProcessor of transformers 5.23
-with torchvision 0.28 (a CPU torch lacks the operators of its compiled part; resizing does not need them).
+with torchvision 0.28; beside a CPU torch its compiled part does not load, and resizing does not need it.
 
     pip install --target old  "transformers==4.57.1"      # and the same for 4.49.0
     PYTHONPATH=old:. python tests/data/make_goldens.py positions
@@ -80,6 +80,11 @@ def make_positions() -> None:
 def make_pixels() -> None:
     """Write pixels.json (grids and hashes) and pixels.safetensors (the small cases whole)."""
     from safetensors.torch import save_file
+
+    operators = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"):
+        for operator in (name, f"_{name}_backward"):
+            operators.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
     from transformers import Qwen2VLVideoProcessor
 
     golden, whole = {}, {}
