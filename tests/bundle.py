@@ -77,7 +77,9 @@ def write_bundle(folder: Path) -> Path:
     vocabulary = max([*table["model"]["vocab"].values(), *ids.values()]) + 1
     (folder / "config.json").write_text(json.dumps(released_config(vocabulary, ids), indent=2))
     (folder / "preprocessor_config.json").write_text(
-        json.dumps({"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2})
+        json.dumps(
+            {"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
+        )
     )
     (folder / "generation_config.json").write_text(
         json.dumps({"eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]], "pad_token_id": ids["<|endoftext|>"]})

@@ -112,7 +112,11 @@ def test_the_traceback_is_there_for_who_asks(
 
 def test_a_reader_that_leaves_ends_the_run_quietly() -> None:
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {sys.executable} -m purekv_cli presets --json | head -1; exit ${{PIPESTATUS[0]}}"],
+        [
+            "bash",
+            "-c",
+            f"set -o pipefail; {sys.executable} -m purekv_cli presets --json | head -1; exit ${{PIPESTATUS[0]}}",
+        ],
         capture_output=True,
         text=True,
         check=False,
