@@ -90,7 +90,8 @@ class CompactLayer(DynamicLayer):
         self.positions = torch.cat([positions, numbers.expand(-1, positions.shape[1], -1)], -1)
         filled = keys.shape[-2]
         if self._room is None or self._room[0].shape[-2] < filled + new or _is_frozen(self._room[0]):
-            self._room = (_roomy(keys, new), _roomy(values, new))
+            more = new if new > 1 else max(1, min(_ROOM, filled // 8))  # single tokens: more of them will follow
+            self._room = (_roomy(keys, more), _roomy(values, more))
         for room, states in zip(self._room, (key_states, value_states), strict=True):
             room[:, :, filled : filled + new].copy_(states)
         self.keys, self.values = (room[:, :, : filled + new] for room in self._room)
@@ -226,9 +227,10 @@ class CompactCache(Cache):
             self.prompt.reorder(indices.nonzero().flatten() if indices.dtype == torch.bool else indices)
 
 
-def _roomy(states: Tensor, new: int) -> Tensor:
+def _roomy(states: Tensor, more: int) -> Tensor:
+    """A copy of `states` with space for `more` entries behind it."""
     batch, heads, filled, dim = states.shape
-    room = states.new_empty(batch, heads, filled + max(new, min(_ROOM, filled // 8)), dim)
+    room = states.new_empty(batch, heads, filled + more, dim)
     room[:, :, :filled].copy_(states)
     return room
 

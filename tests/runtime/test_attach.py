@@ -47,7 +47,7 @@ def test_unpruned_is_stock_attention(family: str, padded: bool) -> None:
     stock = generate(model, dict(prompts.inputs) | ({} if at is None else {"position_ids": at}))
     assert torch.equal(ours.sequences, stock.sequences)
     difference = (torch.stack(ours.logits) - torch.stack(stock.logits)).abs().max().item()
-    assert difference < 2e-6
+    assert difference < (2e-6 if DEVICE.type == "cpu" else 1e-5)
 
 
 def spied(model: PreTrainedModel) -> tuple[list[Tensor], Any]:

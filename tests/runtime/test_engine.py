@@ -17,7 +17,7 @@ from purekv_cli.runtime.events import Answer, Event, Progress, Text
 from purekv_cli.runtime.sampling import Generation
 from tests.runtime.adapter import STOP, TinyAdapter
 from tests.runtime.masked import gone_from, masked_logits
-from tests.runtime.tiny import Clip
+from tests.runtime.tiny import DEVICE, Clip
 
 FEW = Generation(max_tokens=8)
 
@@ -40,12 +40,12 @@ def last(events: Iterator[Event]) -> Answer:
 def as_clip(inputs: Inputs) -> Clip:
     tensors = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask, **inputs.features}
     tensors["mm_token_type_ids"] = (inputs.input_ids == 7).long() * 2
-    return Clip(dict(tensors), [inputs.layout], 1.0)
+    return Clip({key: tensor.to(DEVICE) for key, tensor in tensors.items()}, [inputs.layout], 1.0)
 
 
 def greedy_truth(adapter: TinyAdapter, inputs: Inputs, answer: Answer, kept: list[torch.Tensor], length: int) -> bool:
     """Whether every token is the likeliest under the mask of what was kept."""
-    ids = torch.cat([inputs.input_ids, torch.tensor([answer.token_ids])], 1)
+    ids = torch.cat([inputs.input_ids, torch.tensor([answer.token_ids])], 1).to(DEVICE)
     gone = gone_from(kept, length, lambda _: length)
     logits = masked_logits(adapter.model, as_clip(inputs), ids, gone)
     new = len(answer.token_ids)
@@ -93,24 +93,27 @@ def test_the_budget_counts_the_question_of_a_shared_prefill(adapter: TinyAdapter
     inputs = adapter.inputs("what happens?")
     answer = last(engine(adapter, "random").open(inputs).ask("what happens?", FEW))
     assert answer.stats.kept_tokens == round(0.5 * inputs.layout.length)
+    assert answer.stats.kv_bytes_kept == answer.stats.kept_tokens * 2 * 4 * 2 * 16 * 4
 
 
 @pytest.mark.parametrize("limit", [3, 8])
 @pytest.mark.parametrize("policy", ["dense", "random"])
 def test_a_second_turn_equals_a_fresh_prompt(adapter: TinyAdapter, policy: str, limit: int) -> None:
-    """With nothing pruned the chat's cache gives the tokens of the whole conversation read at once."""
+    """The chat's cache gives the logits of the whole conversation read at once, under the mask of what was pruned."""
     inputs = adapter.inputs("what happens?")
     session = engine(adapter, policy).open(inputs)
     first = last(session.ask("what happens?", Generation(max_tokens=limit)))
+    said: list[torch.Tensor] = []
+    hook = adapter.model.get_output_embeddings().register_forward_hook(lambda _m, _i, out: said.append(out[:, -1]))
     second = last(session.follow_up("and then?", FEW))
+    hook.remove()
     between, _ = adapter.follow_up("and then?", 0)
     ids = torch.cat([inputs.input_ids, torch.tensor([first.token_ids]), between], 1)
-    whole = Clip(as_clip(inputs).inputs, [inputs.layout], 1.0)
     end = adapter.prefix_length(inputs)
     gone = gone_from(session.kept, inputs.layout.length, lambda _: end)
-    sequence = torch.cat([ids, torch.tensor([second.token_ids])], 1)
-    logits = masked_logits(adapter.model, whole, sequence, gone)
-    assert logits[0, ids.shape[1] - 1 : -1].argmax(-1).tolist() == list(second.token_ids)
+    sequence = torch.cat([ids, torch.tensor([second.token_ids])], 1).to(DEVICE)
+    truth = masked_logits(adapter.model, as_clip(inputs), sequence, gone)[:, ids.shape[1] - 1 : -1]
+    assert (torch.stack(said, 1) - truth).abs().max() < 1e-5
     assert second.stats.prompt_tokens == ids.shape[1]
     third = last(session.follow_up("why?", FEW))
     assert third.stats.prompt_tokens == sequence.shape[1] + adapter.follow_up("why?", 0)[0].shape[1]
