@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-Stage = Literal["decode", "vision", "prefill", "answer"]
+Stage = Literal["decode", "load", "vision", "prefill", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A stage moved on: `done` of `total` steps (frames, layers, tokens)."""
+    """A stage moved on: `done` of `total` steps (frames, layers, tokens); a total of 0 is not known."""
 
     stage: Stage
     done: int
