@@ -115,10 +115,9 @@ def shares_prefill(method: MethodConfig) -> bool:
 
 @dataclass(slots=True)
 class Run:
-    """One video, one loaded model, and the questions asked so far."""
+    """One video, its frames, and the questions asked so far."""
 
     plan: Plan
-    adapter: "Adapter"
     frames: Frames | None = None
     answers: list[Answer] = field(default_factory=list)
 
@@ -133,15 +132,17 @@ class Run:
             )
         return self.frames
 
-    def ask(self, questions: Sequence[str], generation: "Generation", tell: Listener) -> list[Answer]:
+    def ask(
+        self, adapter: "Adapter", questions: Sequence[str], generation: "Generation", tell: Listener
+    ) -> list[Answer]:
         """Answer the questions in turn; a policy that ignores the question shares one prefill among them."""
         from purekv_cli.runtime.engine import Engine
 
         frames = self.decode(tell)
         began = time.perf_counter()
-        inputs = self.adapter.prepare(frames, questions[0])
+        inputs = adapter.prepare(frames, questions[0])
         seconds = time.perf_counter() - began
-        session = Engine(self.adapter, self.plan.method).open(
+        session = Engine(adapter, self.plan.method).open(
             inputs, decode_seconds=frames.decode_seconds, prepare_seconds=seconds
         )
         for question in questions:

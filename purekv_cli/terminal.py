@@ -5,7 +5,6 @@ what is wrong and what to do.
 """
 
 import sys
-from types import TracebackType
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -65,14 +64,6 @@ class Stages:
             redirect_stderr=False,
         )
         self._tasks: dict[Stage, int] = {}
-
-    def __enter__(self) -> "Stages":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.clear()
 
     def update(self, step: Step) -> None:
         if not self._progress:

@@ -64,12 +64,13 @@ def _work(plan: Plan, model: ChosenModel, questions: Sequence[str], settings: Se
     generation = Generation(max_tokens=settings.model.max_tokens, seed=settings.model.seed)
     screen = Screen(terminal, questions, silent=settings.output.json, stream=not settings.output.no_stream)
     try:
-        run = Run(plan, model.load(settings.model.device, terminal))
-        run.decode(screen.show)
+        run = Run(plan)
+        run.decode(screen.show)  # before the model is loaded: what cannot be read is said at once
         if run.frames and run.frames.damage and run.frames.damage != plan.info.damage:
             screen.stages.clear()
             terminal.note(f"note: {run.frames.damage}", style="yellow")
-        run.ask(questions, generation, screen.show)
+        adapter = model.load(settings.model.device, terminal, screen.show)
+        run.ask(adapter, questions, generation, screen.show)
     finally:
         screen.close()
     return run

@@ -9,6 +9,8 @@ import typer
 from purekv_cli.errors import ModelUnavailable, UsageError
 from purekv_cli.models import registry
 from purekv_cli.models.geometry import ModelGeometry
+from purekv_cli.pipeline import Listener
+from purekv_cli.runtime.events import Progress
 from purekv_cli.settings import Settings
 from purekv_cli.terminal import Terminal
 
@@ -45,10 +47,14 @@ class ChosenModel:
             "device": str(self.device),
         }
 
-    def load(self, device: str, terminal: Terminal) -> "Adapter":
+    def load(self, device: str, terminal: Terminal, tell: Listener) -> "Adapter":
         """The model itself; `device` as the user wrote it, because auto may spread layers over several GPUs."""
         _hush(bars=terminal.bars)
-        return registry.load(self.source, self.facts()["dtype"], device)
+        source = registry.fetch(self.source)  # with a bar of its own
+        tell(Progress("load", 0, 0))
+        adapter = registry.load(source, self.facts()["dtype"], device)
+        tell(Progress("load", 1, 1))
+        return adapter
 
 
 def choose_model(settings: Settings, terminal: Terminal) -> ChosenModel:

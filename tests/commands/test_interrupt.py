@@ -31,7 +31,7 @@ def slow(tell):
 
 decode, ask = pipeline.Run.decode, pipeline.Run.ask
 pipeline.Run.decode = lambda self, tell: decode(self, slow(tell))
-pipeline.Run.ask = lambda self, questions, generation, tell: ask(self, questions, generation, slow(tell))
+pipeline.Run.ask = lambda self, *rest: ask(self, *rest[:-1], slow(rest[-1]))
 main()
 """
 
