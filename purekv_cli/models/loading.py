@@ -3,10 +3,9 @@
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from purekv_cli.errors import ModelUnavailable, OutOfResources
+from purekv_cli.errors import ModelUnavailable, OutOfResources, PureKVError
 from purekv_cli.models import hub
 from purekv_cli.models.base import Adapter
 from purekv_cli.models.geometry import ModelGeometry
@@ -47,7 +46,9 @@ def load_folder(source: Source, dtype: str, device: str, device_map: str | None)
             f"{source.name} needs a package that is not installed: {_first_line(error)}",
             "Install it, or choose the model without quantisation.",
         ) from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except PureKVError:
+        raise
+    except Exception as error:  # damaged files end in whatever the libraries that read them happen to raise
         raise ModelUnavailable(f"{source.name} could not be loaded: {_first_line(error)}", _DAMAGED) from error
     model, found = loaded
     if missing := sorted(found["missing_keys"]):

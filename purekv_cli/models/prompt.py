@@ -6,15 +6,16 @@ close a turn or pretend to be a video. Otherwise the ids are those of encoding t
 tokenizers never merge across a special token and the plain text beside a question is encoded together with it.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from purekv_cli.errors import ModelUnavailable
+from purekv_cli.models.hub import read_json
 
 _FIRST, _ANSWER, _LATER = "\ue000first\ue000", "\ue000answer\ue000", "\ue000later\ue000"
 
@@ -40,9 +41,14 @@ class Prompt:
         talk: Any = [video, {"role": "assistant", "content": _ANSWER}]
         talk.append({"role": "user", "content": [{"type": "text", "text": _LATER}]})
         for template in _templates(tokenizer, folder):
-            text = str(
-                tokenizer.apply_chat_template(talk, chat_template=template, tokenize=False, add_generation_prompt=True)
-            )
+            try:
+                text = str(
+                    tokenizer.apply_chat_template(
+                        talk, chat_template=template, tokenize=False, add_generation_prompt=True
+                    )
+                )
+            except (TypeError, TemplateError):  # made for plain text, or damaged
+                continue
             order = [text.find(mark) for mark in (video_end, _FIRST, _ANSWER, _LATER)]
             if -1 in order or order != sorted(order):
                 continue
@@ -69,7 +75,8 @@ class Prompt:
         return self._around(self.again, question)
 
     def _around(self, before: str, question: str) -> list[int]:
-        special = "|".join(re.escape(token) for token in self.tokenizer.all_special_tokens)
+        tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        special = "|".join(map(re.escape, tokens))
         left, right = re.split(f"({special})", before), re.split(f"({special})", self.closing)
         plain = left[-1] + question + right[0]
         return [
@@ -81,11 +88,10 @@ class Prompt:
 
 def _templates(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[str]:
     """Templates of a checkpoint: chat_template.jinja, chat_template.json, the tokenizer's own."""
-    found = []
+    found: list[Any] = []
     if (jinja := folder / "chat_template.jinja").is_file():
         found.append(jinja.read_text(encoding="utf-8"))
     if (wrapped := folder / "chat_template.json").is_file():
-        found.append(json.loads(wrapped.read_text(encoding="utf-8"))["chat_template"])
-    if isinstance(tokenizer.chat_template, str):
-        found.append(tokenizer.chat_template)
-    return found
+        found.append(read_json(wrapped).get("chat_template"))
+    found.append(tokenizer.chat_template)
+    return [template for template in found if isinstance(template, str)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 _VISION = ["vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"]
 _OTHER = ["object_ref_start", "object_ref_end", "box_start", "box_end", "quad_start", "quad_end"]
@@ -27,10 +27,21 @@ TEMPLATE = (
 )
 
 
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
 def write_tokenizer(folder: Path) -> dict[str, int]:
-    """tokenizer.json and tokenizer_config.json; returns the special tokens' ids. The template is left out."""
+    """tokenizer.json and tokenizer_config.json as released, with a template for plain text; returns the special ids."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=330, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
@@ -40,15 +51,26 @@ def write_tokenizer(folder: Path) -> dict[str, int]:
     )
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     tokenizer.save(str(folder / "tokenizer.json"))
+    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "added_tokens_decoder": {str(index): {"content": token, **flags} for token, index in ids.items()},
+        "additional_special_tokens": SPECIAL[1:],
+        "bos_token": None,
+        "chat_template": "{% for message in messages %}{{ message['role'] + message['content'] }}{% endfor %}",
+        "clean_up_tokenization_spaces": False,
         "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "additional_special_tokens": SPECIAL[1:2] + SPECIAL[3:],
+        "errors": "replace",
         "model_max_length": 131072,
+        "pad_token": "<|endoftext|>",
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "unk_token": None,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return {token: tokenizer.token_to_id(token) for token in SPECIAL}
+    return ids
 
 
 def released_config(ids: dict[str, int], tied: bool = False) -> dict[str, object]:

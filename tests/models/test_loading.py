@@ -104,6 +104,24 @@ def test_garbage_weights_are_refused(checkpoint: Path, tmp_path: Path, content: 
         registry.load(registry.resolve(str(folder)), device="cpu")
 
 
+@pytest.mark.parametrize("content", [None, "", "{}", "not json"])
+def test_a_damaged_tokenizer_is_refused(checkpoint: Path, tmp_path: Path, content: str | None) -> None:
+    file = broken(checkpoint, tmp_path) / "tokenizer.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ModelUnavailable, match=r"could not be loaded|no chat template"):
+        registry.load(registry.resolve(str(file.parent)), device="cpu")
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": 128}, {"vocab_size": 7}, {"vision_config": {"depth": "deep"}}])
+def test_a_config_that_does_not_fit_its_weights(checkpoint: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    config = broken(checkpoint, tmp_path) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(ModelUnavailable):
+        registry.load(registry.resolve(str(config.parent)), device="cpu")
+
+
 def test_no_template_for_videos(checkpoint: Path, tmp_path: Path) -> None:
     folder = broken(checkpoint, tmp_path)
     (folder / "chat_template.json").unlink()

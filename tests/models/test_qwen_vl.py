@@ -77,6 +77,18 @@ def test_features_are_what_the_model_takes(adapter: QwenVL) -> None:
     assert inputs.next_position == int(inputs.position_ids[1:].max()) + 1
 
 
+def test_the_model_itself_agrees_where_it_is_right(adapter: QwenVL) -> None:
+    """One grid step, wider than long: here the positions of current transformers are the right ones too."""
+    inputs = adapter.prepare(clip(count=2, height=84, width=140), "why?")
+    with torch.inference_mode():
+        ours = adapter.model(input_ids=inputs.input_ids, position_ids=inputs.position_ids, **inputs.features).logits
+        adapter.model.model.rope_deltas = None
+        stock = adapter.model(
+            input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **inputs.features
+        ).logits
+    torch.testing.assert_close(ours, stock)
+
+
 def test_frames_of_odd_size_are_resized_and_cell_multiples_kept(adapter: QwenVL) -> None:
     assert adapter.prepare(clip(2, 28, 28), "?").layout.grid == (1, 1, 1)
     rows, columns = adapter.geometry.frame_size(30, 41)

@@ -131,7 +131,8 @@ def test_auto_passes_over_what_it_cannot_run(hub_cache: Path, change: dict[str, 
     assert registry.choose().is_demo
 
 
-def test_auto_downloads_3b_only_if_the_user_says_yes() -> None:
+def test_auto_downloads_3b_only_if_the_user_says_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("purekv_cli.models.hub.reachable", lambda: True)
     asked: list[str] = []
     assert registry.choose(confirm=lambda text: not asked.append(text)).name == QWEN3B
     assert "7.5 GB" in asked[0]
