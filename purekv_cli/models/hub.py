@@ -128,7 +128,7 @@ def reachable() -> bool:
     if url.scheme in getproxies():
         return True  # only the proxy knows
     try:
-        with socket.create_connection((url.hostname or "", url.port or 443), timeout=5):
+        with socket.create_connection((url.hostname or "", url.port or (80 if url.scheme == "http" else 443)), timeout=5):
             return True
     except OSError:
         return False
