@@ -141,13 +141,15 @@ class Run:
         frames = self.decode(tell)
         began = time.perf_counter()
         inputs = adapter.prepare(frames, questions[0])
-        seconds = time.perf_counter() - began
-        session = Engine(adapter, self.plan.method).open(
-            inputs, decode_seconds=frames.decode_seconds, prepare_seconds=seconds
-        )
+        spent = {"decode_seconds": frames.decode_seconds, "prepare_seconds": time.perf_counter() - began}
+        engine = Engine(adapter, self.plan.method)
+        session = engine.open(inputs, **spent)
         for question in questions:
-            ask = session.first if len(questions) == 1 else session.ask
-            for event in ask(question, generation):
+            alone = len(questions) == 1
+            events = (
+                engine.answer(inputs, question, generation, **spent) if alone else session.ask(question, generation)
+            )
+            for event in events:
                 if isinstance(event, Answer):
                     self.answers.append(event)
                 tell(event)

@@ -20,6 +20,7 @@ from purekv_cli.settings import Settings
 from purekv_cli.terminal import Terminal
 from purekv_cli.video.probe import probe
 
+ROOM = "note: free memory has room for about {} of {} video tokens; choose with --max-frames or --max-pixels"
 SHARE = "policy {} reads the question, so the video is prefilled once per question; --observe video shares it"
 
 
@@ -32,6 +33,10 @@ def answer(video: Path, questions: Sequence[str], settings: Settings) -> None:
     info = probe(video)
     model = choose_model(settings, terminal)
     plan = make_plan(info, model.geometry, model.names, settings, model.dtype.itemsize)
+    room = model.room()
+    if room is not None and 0 < room < plan.video_tokens:
+        terminal.note(ROOM.format(room, plan.video_tokens), style="yellow")
+        plan = make_plan(info, model.geometry, model.names, settings, model.dtype.itemsize, room)
     shared = shares_prefill(plan.method)
     terminal.note(plan_line(plan, model.describe()))
     for note in (info.damage, plan.sample.note):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from purekv_cli.models.base import Adapter
 
 
+ACTIVATIONS = 16  # hidden states that are alive at once in a layer, its MLP's wide ones among them
+
+
 @dataclass(frozen=True, slots=True)
 class ChosenModel:
     """A model that was found, and how it would run."""
@@ -46,6 +49,25 @@ class ChosenModel:
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
         }
+
+    def room(self) -> int | None:
+        """Video tokens that free memory has room for beside the weights, roughly; None where that is not known."""
+        from purekv_cli.models.hub import weight_files
+        from purekv_cli.models.placement import free_memory, parameter_bytes
+
+        if self.device.type == "cuda":
+            import torch
+
+            free: int | None = torch.cuda.mem_get_info(self.device)[0]
+        else:
+            free = free_memory()
+        if free is None or self.source.folder is None:
+            return None
+        free -= parameter_bytes(weight_files(self.source.folder), self.dtype)
+        width, shape = self.dtype.itemsize, self.geometry
+        pixels = 3 * shape.cell**2 * shape.temporal_patch * (1 + 4 + width)  # decoded, normalised, on the device
+        hidden = shape.heads * shape.head_dim * width
+        return free // (pixels + ACTIVATIONS * hidden + shape.kv_bytes(1, width))
 
     def load(self, device: str, terminal: Terminal, tell: Listener) -> "Adapter":
         """The model itself; `device` as the user wrote it, because auto may spread layers over several GPUs."""

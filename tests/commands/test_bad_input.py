@@ -154,3 +154,14 @@ def test_memory_that_runs_out_is_code_5(purekv: Purekv, clips: Path, monkeypatch
     assert ended == 5
     assert is_two_lines(err)
     assert "--max-frames" in err
+
+
+def test_a_clip_that_memory_cannot_hold_is_read_with_fewer_frames(
+    purekv: Purekv, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("purekv_cli.commands.model.ChosenModel.room", lambda self: 300)  # 560 are wanted
+    ended, out, err = purekv(clips / "plain.mp4", "what?")
+    assert ended == 0
+    assert out
+    assert "free memory has room for about 300 of 560 video tokens" in err
+    assert "4 frames of 392x280, 280 tokens" in err
