@@ -127,8 +127,9 @@ def reachable() -> bool:
     url = urlsplit(constants.ENDPOINT)
     if url.scheme in getproxies():
         return True  # only the proxy knows
+    port = url.port or (80 if url.scheme == "http" else 443)
     try:
-        with socket.create_connection((url.hostname or "", url.port or (80 if url.scheme == "http" else 443)), timeout=5):
+        with socket.create_connection((url.hostname or "", port), timeout=5):
             return True
     except OSError:
         return False
