@@ -151,3 +151,34 @@ def test_the_reference_kernels_can_be_demanded(purekv: Purekv, clip: Path, monke
     _, slow, _ = purekv("ask", clip, "why?", "--quiet", "--kernels", "reference")
     assert len(calls) >= 3  # every layer's prefill at least
     assert slow == usual
+
+
+def test_the_environment_goes_over_the_config_file_and_under_a_flag(
+    purekv: Purekv, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("budget = 0.3\nframes = 4\n")
+    monkeypatch.setenv("PUREKV_CONFIG", str(config))
+    monkeypatch.setenv("PUREKV_BUDGET", "0.4")
+    _, out, _ = purekv("ask", clip, "why?", "--dry-run", "--json")
+    plan = json.loads(out)
+    assert (plan["method"]["budget"], plan["sample"]["frames"]) == ("0.4", 4)
+    _, out, _ = purekv("ask", clip, "why?", "--dry-run", "--json", "--budget", "0.5")
+    assert json.loads(out)["method"]["budget"] == "0.5"
+
+
+def test_auto_announces_the_demo_model_and_takes_the_configured_one(
+    clip: Path, bundle: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("PUREKV_MODEL", str(bundle))
+    with pytest.raises(SystemExit):
+        main(["ask", str(clip), "why?", "--dry-run"])
+    assert str(bundle) in capfd.readouterr().err
+    monkeypatch.delenv("PUREKV_MODEL")
+    monkeypatch.setattr("purekv_cli.demo.MODEL_DIR", bundle)  # the real one's answers are tested elsewhere
+    with pytest.raises(SystemExit):
+        main(["ask", str(clip), "why?", "--dry-run"])
+    err = capfd.readouterr().err
+    assert "demo, " in err
+    assert "demonstration model" in err
