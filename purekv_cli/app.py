@@ -107,8 +107,7 @@ def _usage(error: Exception) -> tuple[int, str, str]:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "purekv"
     message = error.format_message()  # type: ignore[attr-defined]
-    if type(error).__name__ == "NoArgsIsHelpError":
-        print(context.get_help() if context else "", file=sys.stderr)
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown
         return 2, "", ""
     what, _, near = message.replace("Value error, ", "").partition(" Did you mean ")
     if possible := getattr(error, "possibilities", None):  # of an option

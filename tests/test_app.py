@@ -43,6 +43,12 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f" {verb} " in out for verb in VERBS)
 
 
+def test_a_bare_call_shows_the_help_once(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys)
+    assert code == 2
+    assert (out + err).count("Usage: purekv") == 1
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--version") == (0, f"purekv {__version__}\n", "")
 
