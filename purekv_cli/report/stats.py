@@ -11,7 +11,8 @@ ROWS: tuple[tuple[str, Callable[[RunStats], str]], ...] = (
     ("prompt tokens", lambda s: f"{s.prompt_tokens}"),
     ("video tokens", lambda s: f"{s.video_tokens}"),
     ("KV cache, full", lambda s: size(s.kv_bytes_full)),
-    ("KV cache, kept", lambda s: f"{size(s.kv_bytes_kept)} ({times(s.kv_bytes_full, s.kv_bytes_kept)} smaller)"),
+    ("KV cache, kept", lambda s: size(s.kv_bytes_kept)),
+    ("  times smaller", lambda s: times(s.kv_bytes_full, s.kv_bytes_kept)),
     ("KV cache, peak", lambda s: size(s.kv_bytes_peak)),
     ("video decoding", lambda s: span(s.decode_seconds)),
     ("vision", lambda s: span(s.vision_seconds)),
@@ -31,7 +32,7 @@ def rows(answers: Sequence[Answer]) -> list[tuple[str, ...]]:
 def stats_table(answers: Sequence[Answer]) -> Table:
     """One column an answer."""
     table = Table(show_header=len(answers) > 1, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("", style="dim", no_wrap=True)
+    table.add_column("", style="dim", no_wrap=True, min_width=max(len(label) for label, _ in ROWS))
     for answer in answers:
         table.add_column(answer.question, justify="left", max_width=28, overflow="ellipsis", no_wrap=True)
     for row in rows(answers):
