@@ -66,7 +66,6 @@ class Prefill:
             self._from, self._to = start, stop
             if start:
                 self._policy = make(self._config.policy, replace(self._config, seed=self._config.seed + start))
-        self._waiting.clear()
         self._masks = {m.video.device: m for m in [cut(self._prompt.masks, self._from, self._to)]}
         self._judges = (
             self._prunes
@@ -102,8 +101,6 @@ class Prefill:
         else:
             mask = layer.readable(valid)
             out, lse = attention(query, key, value, scaling, causal=True, mask=mask, need_lse=need)
-        if lse is not None and valid is not None:
-            lse = lse.masked_fill(lse == float("-inf"), float("inf"))  # rows of padding give no mass to any key
         if not self._prunes:
             return out
         if self._clock is None:

@@ -62,7 +62,8 @@ class Session:
         otherwise each question is read with the clip anew, but the vision tower runs only once.
 
         Args:
-            shared: False reads the whole prompt before pruning whatever the policy, so that policies compare alike.
+            shared: False reads the whole prompt before pruning whatever the policy, so that policies compare alike;
+                None: where the policy allows it.
         """
         inputs, adapter = self.inputs, self.engine.adapter
         prefix = adapter.prefix_length(inputs)
@@ -79,9 +80,9 @@ class Session:
                 self.cache.rewind(self.mark)
                 turn = Turn(question, tail, positions)
             else:
-                shared = Prompt.of_layouts([VideoLayout(prefix, layout.video, layout.grid)])
-                shared.reserve = count
-                turn = Turn(question, ids, whole, shared)
+                opening = Prompt.of_layouts([VideoLayout(prefix, layout.video, layout.grid)])
+                opening.reserve = count
+                turn = Turn(question, ids, whole, opening)
         return answering(self, turn, generation or Generation())
 
     def follow_up(self, question: str, generation: Generation | None = None) -> Iterator[Event]:

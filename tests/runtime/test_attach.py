@@ -242,6 +242,33 @@ def test_two_prompts_one_after_the_other(model: PreTrainedModel) -> None:
         assert torch.equal(generate(model, two.inputs).sequences, second)
 
 
+def test_conversations_that_take_turns(model: PreTrainedModel) -> None:
+    """The second turn of one goes on at its own positions, whatever ran in between."""
+    one, two = clip(model, seed=1), clip(model, frames=20, question=3, seed=2)
+
+    def second(first: Any) -> list[Tensor]:
+        ids = torch.nn.functional.pad(first.sequences, (0, 3), value=50)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return generate(model, inputs, past_key_values=first.past_key_values).logits
+
+    with attach(model, method()):
+        alone = second(generate(model, one.inputs))
+        first = generate(model, one.inputs)
+        assert model.model.rope_deltas.tolist() == [[first.past_key_values.prompt.delta.item()]]
+        generate(model, two.inputs)
+        mixed = second(first)
+    assert torch.equal(torch.stack(alone), torch.stack(mixed))
+
+
+def test_chunks_draw_their_own_lots(model: PreTrainedModel) -> None:
+    prompts = clip(model, frames=40)
+    with attach(model, method("random", chunk=30)) as attached, torch.no_grad():
+        model(**prompts.inputs)
+        places = attached.kept[0][0, 0]
+    drawn = {tuple((places[(places >= low) & (places < low + 30)] - low).tolist()) for low in (30, 60, 90)}
+    assert len(drawn) == 3
+
+
 def test_a_layout_must_fit_the_prompt() -> None:
     model = tiny_model("llama", 1)
     prompts = clip(model)

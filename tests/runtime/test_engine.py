@@ -89,6 +89,14 @@ def test_vision_runs_once_and_prefill_is_shared_where_it_can(policy: str) -> Non
         assert kept == {tuple(places[0, 0, :20].tolist()) for places in session.kept}
 
 
+def test_a_question_may_be_read_whole_by_any_policy(adapter: TinyAdapter) -> None:
+    inputs = adapter.inputs("what happens?")
+    session = engine(adapter, "random").open(inputs)
+    whole, shared = (last(session.ask("what happens?", FEW, shared=way)) for way in (False, True))
+    assert whole.token_ids == last(engine(adapter, "random").answer(inputs, "what happens?", FEW)).token_ids
+    assert shared.token_ids == last(engine(adapter, "random").open(inputs).ask("what happens?", FEW)).token_ids
+
+
 def test_the_budget_counts_the_question_of_a_shared_prefill(adapter: TinyAdapter) -> None:
     inputs = adapter.inputs("what happens?")
     answer = last(engine(adapter, "random").open(inputs).ask("what happens?", FEW))
