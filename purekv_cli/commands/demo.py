@@ -27,7 +27,7 @@ def demo(
 ) -> None:
     """Ask the embedded model about a sample clip."""
     from purekv_cli.commands.answering import answer
-    from purekv_cli.demo.clips import sample_clip
+    from purekv_cli.demo import sample_clip
     from purekv_cli.terminal import Terminal
 
     settings = settle(ModelFlags(model="demo"), method, shown)
