@@ -9,7 +9,7 @@ import typer
 from purekv_cli.commands.options import MethodFlags, ModelFlags, OutputFlags, with_flags
 from purekv_cli.settings import cache_path, settle
 
-QUESTIONS = ("what happens?", "how many objects are there at the start?", "what happens first?")
+QUESTIONS = ("what happens?", "which number can be seen?", "what happens last?", "is there a purple ring in the clip?")
 
 
 @with_flags
