@@ -45,7 +45,7 @@ class Budget:
             bytes_per_token: K and V bytes of one token over all layers and heads.
         """
         if self.kind == "fraction":
-            wanted = round(self.value * prompt)
+            wanted = math.floor(self.value * prompt + 1e-9)  # never more than was asked for
         else:
             wanted = int(self.value) if self.kind == "tokens" else int(self.value // bytes_per_token)
         if wanted < protected + 1 and prompt > protected:

@@ -143,7 +143,7 @@ def test_at_most_one_full_layer_lives_beside_the_compact_cache(policy: str, monk
 def test_the_meter_agrees_with_the_tensors(model: PreTrainedModel) -> None:
     prompts = clip(model, frames=12)
     one = 2 * 2 * 16 * 4
-    kept = round(0.5 * prompts.length)
+    kept = int(0.5 * prompts.length)
     with attach(model, method()) as attached, torch.no_grad():
         model(**prompts.inputs)
         assert attached.kv_bytes == LAYERS * one * kept

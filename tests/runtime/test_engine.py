@@ -100,7 +100,7 @@ def test_a_question_may_be_read_whole_by_any_policy(adapter: TinyAdapter) -> Non
 def test_the_budget_counts_the_question_of_a_shared_prefill(adapter: TinyAdapter) -> None:
     inputs = adapter.inputs("what happens?")
     answer = last(engine(adapter, "random").open(inputs).ask("what happens?", FEW))
-    assert answer.stats.kept_tokens == round(0.5 * inputs.layout.length)
+    assert answer.stats.kept_tokens == int(0.5 * inputs.layout.length)
     assert answer.stats.kv_bytes_kept == answer.stats.kept_tokens * 2 * 4 * 2 * 16 * 4
 
 
@@ -178,7 +178,7 @@ def test_statistics_are_those_of_the_tensors(adapter: TinyAdapter) -> None:
     one = 2 * 4 * 2 * 16 * 4  # K and V, layers, KV heads, head size, float32
     stats = last(engine(adapter).answer(inputs, "", FEW, decode_seconds=0.25, prepare_seconds=0.5)).stats
     length = inputs.layout.length
-    kept = round(0.5 * length)
+    kept = int(0.5 * length)
     assert (stats.prompt_tokens, stats.video_tokens, stats.kept_tokens) == (length, 36, kept)
     assert stats.kv_bytes_full == one * length
     assert stats.kv_bytes_kept == one * kept

@@ -42,11 +42,11 @@ def test_one_video_has_a_layout_and_several_have_none() -> None:
 def test_each_prompt_has_a_budget_of_its_own() -> None:
     ids, mask = padded()
     prompt = Prompt.of_ids(ids[:2], VIDEO, mask[:2])
-    most = MethodConfig(policy="random", budget=Budget("fraction", 0.9))
+    most = MethodConfig(policy="random", budget=Budget("tokens", 7))
     assert prompt.entries(most, 1) == [7, 3]
     assert prompt.entries(MethodConfig(policy="dense"), 1) == [8, 3]
     prompt.reserve = 1
-    assert prompt.entries(most, 1) == [round(0.9 * 9) - 1, round(0.9 * 4) - 1]
+    assert prompt.entries(most, 1) == [7 - 1, 4 - 1]
 
 
 def test_a_prompt_follows_its_cache_to_other_rows() -> None:
