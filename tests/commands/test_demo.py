@@ -56,5 +56,5 @@ def test_the_demo_shows_answers_and_what_they_cost(capfd: pytest.CaptureFixture[
 
 
 def test_it_says_so_when_the_clip_does_not_show_it(capfd: pytest.CaptureFixture[str], sample: Path) -> None:
-    record, _ = asked(capfd, "ask", sample, "which colour does the elephant have?")
+    record, _ = asked(capfd, "ask", sample, "what does the elephant do?")
     assert "does not show" in record["answers"][0]["text"]
