@@ -14,10 +14,10 @@ from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel
 
-import tests.runtime.uneven  # noqa: F401  (makes the policy known)
 from purekv_cli.method.budget import Budget
 from purekv_cli.method.config import MethodConfig, SparseConfig
 from purekv_cli.method.pattern import build, content_change
+from purekv_cli.method.policies import POLICIES
 from purekv_cli.runtime.attach import Attached, attach
 from tests.runtime.masked import NEVER, gone_from, masked_logits
 from tests.runtime.tiny import (
@@ -30,10 +30,17 @@ from tests.runtime.tiny import (
     clip,
     tiny_model,
 )
+from tests.runtime.uneven import Uneven
 
 LAYERS = 4
 STEPS = 6
 TOLERANCE = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more policy, for these tests alone."""
+    monkeypatch.setitem(POLICIES, Uneven.name, Uneven)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.layout import PromptMasks
-from purekv_cli.method.policies import POLICIES
 from purekv_cli.method.policies.base import Observation
 
 
@@ -38,6 +37,3 @@ class Uneven:
                 chosen.append(torch.cat([text, best]).sort().values)
         padded = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=-1)
         return padded.view(*score.shape[:2], -1)
-
-
-POLICIES["uneven"] = Uneven
