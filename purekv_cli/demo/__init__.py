@@ -1,8 +1,9 @@
-"""The embedded demonstration: a small rendered world and a model of 9.5 million parameters that answers questions about it.
+"""The embedded demonstration: a small rendered world and a model of 9.5 million parameters that answers about it.
 
-The world (world.py, staging.py, render.py) makes clips whose questions have known answers (language.py, wording.py); the
-model has the stock Qwen2.5-VL architecture, was trained on that world alone (train.py) and ships with the package, so
-that everything `purekv` does can be seen and measured without a download. Importing this package does not import torch.
+The world (world.py, staging.py, render.py) makes clips whose questions have known answers (language.py, wording.py);
+the model has the stock Qwen2.5-VL architecture, was trained on that world alone (train.py) and ships with the package,
+so that everything `purekv` does can be seen and measured without a download. Importing this package does not import
+torch.
 """
 
 from __future__ import annotations

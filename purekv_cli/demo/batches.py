@@ -18,7 +18,7 @@ from purekv_cli.demo import MODEL_DIR
 from purekv_cli.demo.clips import FIRST_TRAINING_SEED, draw_spacing
 from purekv_cli.demo.language import QUESTION_TYPES, Question, ask
 from purekv_cli.demo.staging import SLOTS, stage
-from purekv_cli.demo.tokenizer import SYSTEM_MESSAGE, load_tokenizer
+from purekv_cli.demo.tokenizer import SYSTEM_MESSAGE, load_tokenizer, special_id
 from purekv_cli.demo.world import MERGED_CELL, Scene, make_scene
 
 SHORT, LONG = 40, 88  # tokens of a segment
@@ -92,7 +92,8 @@ class PromptTokens:
 
     def segment(self, turns: list[Question]) -> tuple[list[int], list[int]]:
         """Tokens of one or more turns and their targets (next answer token or IGNORED)."""
-        ids, targets = [self.vision_end], []
+        ids = [self.vision_end]
+        targets: list[int] = []
         for i, turn in enumerate(turns):
             if i:
                 ids += self.before_next_question
@@ -112,10 +113,13 @@ def prompt_tokens() -> PromptTokens:
 
     return PromptTokens(
         tokenizer,
-        encode(f"<|im_start|>system\n{SYSTEM_MESSAGE}<|im_end|>\n<|im_start|>user\n<|vision_start|>"),
-        encode("<|im_end|>\n<|im_start|>assistant\n"),
-        encode("\n<|im_start|>user\n"),
-        *(tokenizer.token_to_id(token) for token in ("<|vision_end|>", "<|im_end|>", "<|video_pad|>", "<|endoftext|>")),
+        before_video=encode(f"<|im_start|>system\n{SYSTEM_MESSAGE}<|im_end|>\n<|im_start|>user\n<|vision_start|>"),
+        after_question=encode("<|im_end|>\n<|im_start|>assistant\n"),
+        before_next_question=encode("\n<|im_start|>user\n"),
+        vision_end=special_id(tokenizer, "<|vision_end|>"),
+        turn_end=special_id(tokenizer, "<|im_end|>"),
+        video_pad=special_id(tokenizer, "<|video_pad|>"),
+        padding=special_id(tokenizer, "<|endoftext|>"),
     )
 
 

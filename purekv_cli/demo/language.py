@@ -284,7 +284,8 @@ def _shape_of(scene: Scene, rng: random.Random) -> tuple[Blanks, str] | None:
     seen = sorted(scene.names_ever_seen())
     colours = [colour for colour, _ in seen]
     if _unseen(rng):
-        return {"colour": rng.choice([c for c in COLOURS if c not in colours])}, NOT_SHOWN
+        missing = [colour for colour in COLOURS if colour not in colours]
+        return ({"colour": rng.choice(missing)}, NOT_SHOWN) if missing else None
     single = [(colour, shape) for colour, shape in seen if colours.count(colour) == 1]
     if not single:
         return None

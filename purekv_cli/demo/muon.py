@@ -1,8 +1,9 @@
 """Muon: momentum whose matrix-shaped updates are orthogonalised before they are applied.
 
 The update of a weight matrix is replaced by (nearly) the closest matrix with all singular values one, found by five
-Newton-Schulz steps in bf16, and scaled to the size of an AdamW step, so that one learning rate serves both. On this model
-it reached in 45 s what AdamW needs a multiple of that for. Matrices of one shape are orthogonalised together.
+Newton-Schulz steps in bf16, and scaled to the size of an AdamW step, so that one learning rate serves both (Muon:
+https://kellerjordan.github.io/posts/muon). On this model it reached in 45 s what AdamW needs a multiple of that for.
+Matrices of one shape are orthogonalised together.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ class Muon:
             group.momentum.lerp_(gradient, 1 - self._momentum)
             update = orthogonalise(gradient.lerp(group.momentum, self._momentum))
             update *= 0.2 * math.sqrt(max(shape)) * learning_rate
-            torch._foreach_mul_(group.parameters, 1 - learning_rate * self._weight_decay)
-            updates = [part.view_as(p) for part, p in zip(update.unbind(0), group.parameters, strict=True)]
-            torch._foreach_sub_(group.parameters, updates)
+            weights: list[torch.Tensor] = list(group.parameters)
+            torch._foreach_mul_(weights, 1 - learning_rate * self._weight_decay)
+            updates = [part.view_as(weight) for part, weight in zip(update.unbind(0), weights, strict=True)]
+            torch._foreach_add_(weights, updates, alpha=-1)
 
     def state(self) -> list[torch.Tensor]:
         return [group.momentum for group in self._groups]

@@ -6,11 +6,12 @@ arithmetic here on whole batches: many clips of one shape, their questions packe
 (batches.py). A test holds both to the same logits.
 
 Choices that differ from the released configuration, and why:
-- rotary base 300 and sections that cycle t, h, w: with 16 frequencies the released layout (base 1e6, contiguous sections)
-  would leave the width almost no resolution; the cycle gives each axis short and long wavelengths. The trailing zeros make
-  the section count a multiple of three, so that older and newer transformers pick the same axis for each frequency.
-- `tokens_per_second` 4: spacings of 0.25 s to 4 s per temporal patch become 1 to 16 positions, so int() truncation leaves
-  every patch a position of its own.
+- a lower rotary base and sections that cycle t, h, w: with 16 frequencies the released layout (base 1e6, contiguous
+  sections) would leave the width almost no resolution; the cycle gives each axis short and long wavelengths. The
+  trailing zeros make the section count a multiple of three, so that older and newer transformers pick the same axis for
+  each frequency.
+- `tokens_per_second` 4: spacings of 0.25 s to 4 s per temporal patch become 1 to 16 positions, so int() truncation
+  leaves every patch a position of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForCondit
 
 from purekv_cli.demo.batches import prompt_tokens
 from purekv_cli.demo.staging import EVENT_LABELS, GLYPHS
-from purekv_cli.demo.tokenizer import VOCABULARY
+from purekv_cli.demo.tokenizer import VOCABULARY, special_id
 from purekv_cli.demo.world import COLOURS, FRAME_SIDES, MERGED_CELL
 
 PATCH, MERGE, WINDOW = 14, 2, 112
@@ -35,7 +36,7 @@ TOKENS_PER_SECOND = 4
 HIDDEN, HEADS, KV_HEADS, LAYERS = 256, 8, 2, 8
 HEAD_WIDTH = HIDDEN // HEADS
 VISION_HIDDEN, VISION_HEADS, VISION_LAYERS = 192, 6, 4
-ROPE_BASE, VISION_ROPE_BASE = 300.0, 100.0
+ROPE_BASE, VISION_ROPE_BASE = 100_000.0, 100.0
 MROPE_SECTION = [1] * 16 + [0, 0]
 NORM_EPSILON = 1e-6
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -44,7 +45,6 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 def demo_config() -> Qwen2_5_VLConfig:
     prompt = prompt_tokens()
-    special = prompt.tokenizer.token_to_id
     return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": VOCABULARY,
@@ -56,7 +56,7 @@ def demo_config() -> Qwen2_5_VLConfig:
             "max_position_embeddings": 32768,
             "rms_norm_eps": NORM_EPSILON,
             "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_BASE, "mrope_section": MROPE_SECTION},
-            "bos_token_id": special("<|endoftext|>"),
+            "bos_token_id": prompt.padding,
             "eos_token_id": prompt.turn_end,
             "pad_token_id": prompt.padding,
             "tie_word_embeddings": False,
@@ -75,9 +75,9 @@ def demo_config() -> Qwen2_5_VLConfig:
             "fullatt_block_indexes": [1, 3],
             "rope_parameters": {"rope_type": "axial", "rope_theta": VISION_ROPE_BASE},
         },
-        image_token_id=special("<|image_pad|>"),
+        image_token_id=special_id(prompt.tokenizer, "<|image_pad|>"),
         video_token_id=prompt.video_pad,
-        vision_start_token_id=special("<|vision_start|>"),
+        vision_start_token_id=special_id(prompt.tokenizer, "<|vision_start|>"),
         vision_end_token_id=prompt.vision_end,
         tie_word_embeddings=False,
     )
@@ -136,7 +136,9 @@ def _vision_qkv(x, norm, weight, bias, cos, sin):  # type: ignore[no-untyped-def
     return _rotate(qkv[:, :, 0], cos, sin), _rotate(qkv[:, :, 1], cos, sin), qkv[:, :, 2]
 
 
-def _vision_rest(x, mixed, proj, proj_bias, norm, gate, gate_bias, up, up_bias, down, down_bias):  # type: ignore[no-untyped-def]
+def _vision_rest(  # type: ignore[no-untyped-def]
+    x, mixed, proj, proj_bias, norm, gate, gate_bias, up, up_bias, down, down_bias
+):
     x = x + _linear(mixed, proj, proj_bias)
     h = _norm(x, norm)
     return x + _linear(F.silu(_linear(h, gate, gate_bias)) * _linear(h, up, up_bias), down, down_bias)

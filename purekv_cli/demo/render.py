@@ -1,9 +1,9 @@
 """Pixels from a staging: one plain torch renderer for CPU (mp4 files) and GPU (training).
 
 Glyphs come from a small atlas of signed distances, so one gather per pixel and slot gives an anti-aliased edge at any
-size. :func:`paint_slot` does the work for a whole batch of full frames (compiled, all slots unrolled) as well as for the
-little window of one frame that a glyph touches (CPU): the arithmetic is the same code, so there is no second renderer to
-keep equal. Planes are uint8, as a video file would hold them.
+size. :func:`paint_slot` does the work for a whole batch of full frames (compiled, all slots unrolled) as well as for
+the little window of one frame that a glyph touches (CPU): the arithmetic is the same code, so there is no second
+renderer to keep equal. Planes are uint8, as a video file would hold them.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 This is the step between the program of events (world.py) and pixels (render.py): small arrays, made in well under a
 millisecond, so that training can stage clips in worker processes and draw them on the GPU. The disturbances live here:
 a trembling and swaying camera, a drifting textured background, sensor noise, flicker of the whole picture, and small
-grey lamps that flicker on their own. All of them change many pixels in every frame, so the plain difference of two frames
-does not tell where something happens.
+grey lamps that flicker on their own. All of them change many pixels in every frame, so the plain difference of two
+frames does not tell where something happens.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """The demo model's tokenizer: a small byte-level BPE that looks like Qwen2.5-VL's from outside.
 
-The special tokens, the pre-tokenizer's pattern and the chat template are the released model's; only the merges are learnt
-from the words of the demo world, so that each of its words is one token while any other string falls back to bytes.
-Run `python -m purekv_cli.demo.tokenizer` to write the files again; a trained model needs exactly the files it was
-trained with.
+The special tokens, the pre-tokenizer's pattern and the chat template are the released model's; only the merges are
+learnt from the words of the demo world, so that each of its words is one token while any other string falls back to
+bytes. `python -m purekv_cli.demo.tokenizer FOLDER` learns them anew, which only a model trained from scratch wants: any
+change of the world or its wordings changes the merges, and a trained model needs exactly the files it was trained with.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 from pathlib import Path
 
@@ -101,5 +102,15 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
+def special_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of one of SPECIAL_TOKENS. Raises KeyError where the tokenizer lacks it."""
+    found: int | None = tokenizer.token_to_id(token)
+    if found is None:
+        raise KeyError(token)
+    return found
+
+
 if __name__ == "__main__":
-    save_tokenizer(Path(__file__).parent / "model")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the files go")
+    save_tokenizer(parser.parse_args().folder)

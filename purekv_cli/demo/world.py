@@ -1,8 +1,8 @@
 """What happens in a demo clip: a small world of coloured shapes, written down as a program of events.
 
-A :class:`Scene` is plain data drawn from a seed: who is there, which events follow one another, how the camera trembles.
-Everything that is later *asked* (language.py) is read off this program and everything that is *seen* (render.py) is drawn
-from it, so a question's answer is true by construction. Events never overlap and at least one quiet temporal patch lies
+A :class:`Scene` is plain data drawn from a seed: who is there and which events follow one another. Everything that is
+later *asked* (language.py) is read off this program and everything that is *seen* (staging.py, render.py) is drawn from
+it, so a question's answer is true by construction. Events never overlap and at least one quiet temporal patch lies
 between two of them; what is left of the clip's length is spread at random, so long clips have long quiet stretches.
 """
 

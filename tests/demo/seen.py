@@ -1,8 +1,8 @@
 """A patient viewer: what happens in a staged clip, told from positions, colours and opacities alone.
 
 Nothing here looks at the program of events. A viewer knows the camera's shake (a slot that is never placed shows it),
-sees when a thing comes, goes, changes its colour, moves or returns, and writes down what that was. Tests hold the world's
-programs and its answers to these notes.
+sees when a thing comes, goes, changes its colour, moves or returns, and writes down what that was. Tests hold the
+world's programs and its answers to these notes.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def colour_names(rgb: NDArray[np.float32]) -> list[str]:
 
 
 def shake(staging: Staging) -> Centres:
-    """How far the camera shifts everything, [F, 2] pixels: lamps stand still, and slots in no use start at the corner."""
+    """How far the camera shifts everything, [F, 2] pixels: lamps stand still, unused slots start at the corner."""
     lamp = staging.slots[:, 0, :2].astype(float)
     return lamp - lamp[0] + staging.slots[0, SLOTS - 1, :2]
 
@@ -127,9 +127,7 @@ def _changes(visible: NDArray[np.bool_], name: list[str]) -> Iterator[Happening]
             yield Happening("recolour", frame, frame + 1, name[frame - 1], colour=name[frame].split()[0])
 
 
-def _motions(
-    slot: int, still: Centres, visible: NDArray[np.bool_], names: dict[int, list[str]]
-) -> Iterator[Happening]:
+def _motions(slot: int, still: Centres, visible: NDArray[np.bool_], names: dict[int, list[str]]) -> Iterator[Happening]:
     """Moves, and bumps: motions that come back to where they began."""
     stepping = np.zeros(len(still), bool)
     stepping[1:] = (np.abs(np.diff(still[:, slot], axis=0)).max(1) > 0.05) & visible[1:, slot] & visible[:-1, slot]

@@ -26,7 +26,7 @@ from purekv_cli.demo.batches import (
 from purekv_cli.demo.language import QUESTION_TYPES, Question, normalise
 from purekv_cli.demo.network import build_model
 from purekv_cli.demo.staging import SLOTS
-from purekv_cli.demo.wording import _OPENINGS_HELD_OUT, TEMPLATES, nouns, templates
+from purekv_cli.demo.wording import OPENINGS_HELD_OUT, TEMPLATES, nouns, templates
 from purekv_cli.demo.world import COLOURS, SHAPES
 from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.models.hub import read_json
@@ -152,7 +152,9 @@ def wording_pattern(template: str) -> re.Pattern[str]:
         "noun": r"\w+",
     }
     parts = re.split(r"\{(\w+)\}", template)
-    said = [re.escape(normalise(part)) if i % 2 == 0 else f"(?:{blank.get(part, '.+')})" for i, part in enumerate(parts)]
+    said = [
+        re.escape(normalise(part)) if i % 2 == 0 else f"(?:{blank.get(part, '.+')})" for i, part in enumerate(parts)
+    ]
     return re.compile(r"\s*".join(said))
 
 
@@ -163,7 +165,7 @@ def test_held_out_wordings_are_never_trained() -> None:
     for kind, text in training_questions(12):
         asked += 1
         if kind == "narration":
-            assert not any(text.startswith(opening) for opening in _OPENINGS_HELD_OUT), text
+            assert not any(text.startswith(opening) for opening in OPENINGS_HELD_OUT), text
             continue
         assert not any(pattern.fullmatch(text) for pattern in held_out[kind]), (kind, text)
         understood += any(pattern.fullmatch(text) for pattern in known[kind])

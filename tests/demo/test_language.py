@@ -1,4 +1,4 @@
-"""Every answer is true of what can be seen: each question is read as a person would and answered from a viewer's notes."""
+"""Every answer is true of what can be seen: each question is read as words and answered from a viewer's notes."""
 
 import random
 import re
@@ -20,14 +20,14 @@ from purekv_cli.demo.language import (
     normalise,
 )
 from purekv_cli.demo.staging import RGB, stage
-from purekv_cli.demo.world import make_scene
+from purekv_cli.demo.world import Scene, Thing, make_scene
 from tests.demo.seen import SHAPES, Happening, Notes, watch
 
-WORDS = "zero one two three four five six seven eight nine".split()
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TIMES = ("never", "once", "twice", "three times", "four times")
 COLOUR, SHAPE = "|".join(RGB), "|".join(SHAPES)
 THING = re.compile(rf"\b({COLOUR}) ({SHAPE})\b")
-#: who does what to whom: "the number 12 flashes", "the red circle moves to the left", "... turns blue", "... hits the ..."
+#: who does what: "number 12 flashes", "red circle moves to the left", "... turns blue", "... hits the blue ring"
 REFERENCE = re.compile(
     rf"\b(?:number (\d\d)|((?:{COLOUR}) (?:{SHAPE}))) (appears?|shows? up|disappears?|vanish(?:es)?|moves?|go(?:es)?"
     rf"|turns?|becomes?|blinks?|hits?|bumps? into|flash(?:es)?|is shown)\b"
@@ -108,14 +108,18 @@ def answer_by(question: Question, notes: Notes) -> str:
         case "number_colour":
             return one_of([seen.colour for seen in numbers])
         case "count":
-            group = next((shape for shape in SHAPES if re.search(rf"\b{shape}(es|s)\b", text)), colours[0] if colours else "")
+            group = next(
+                (shape for shape in SHAPES if re.search(rf"\b{shape}(es|s)\b", text)), colours[0] if colours else ""
+            )
             return WORDS[sum(group in name.split() or not group for name in at_moment)]
         case "direction":
             return one_of([seen.direction for seen in doing["move"]])
         case "recolour_to":
             return one_of([seen.colour for seen in doing["recolour"]])
         case "recolour_who":
-            return one_of([f"the {seen.name}" for seen in happenings if seen.kind == "recolour" and seen.colour == colours[0]])
+            return one_of(
+                [f"the {seen.name}" for seen in happenings if seen.kind == "recolour" and seen.colour == colours[0]]
+            )
         case "blink_count":
             return one_of([WORDS[seen.times] for seen in doing["blink"]])
         case "collision":
@@ -216,3 +220,16 @@ def test_answers_match_up_to_case_punctuation_and_blanks(answer: str, truth: str
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
     assert matches(text, f" {text} ?!")
+
+
+def test_every_type_can_be_asked_of_any_scene() -> None:
+    """Also where all colours or shapes are in use, so that nothing of the kind is missing."""
+    names = tuple(zip(RGB, SHAPES, strict=True))
+    crowd = tuple(Thing(colour, shape, site, 30.0) for site, (colour, shape) in enumerate(names))
+    scenes = [Scene(16, 224, 224, 500, crowd, (), 0.0, 1), *(make_scene(seed, 64) for seed in range(200))]
+    for scene in scenes:
+        rng = random.Random(scene.seed)
+        for question_type in QUESTION_TYPES:
+            for _ in range(20):
+                question = ask(question_type, scene, rng, rough=True)
+                assert question is None or question.answer

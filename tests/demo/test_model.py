@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen2_5_VLConfig
 
 from purekv_cli.demo import MODEL_DIR, sample_clip
+from purekv_cli.demo.batches import prompt_tokens
 from purekv_cli.demo.clips import Clip, make_clip, read_frames, write_clip
 from purekv_cli.demo.language import matches
+from purekv_cli.demo.network import demo_config
 from purekv_cli.method.budget import Budget
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.models.base import Adapter
@@ -29,6 +32,15 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def adapter() -> Adapter:
     return load(resolve("demo"), dtype="float32", device="cpu")
+
+
+def test_the_weights_belong_to_this_code() -> None:
+    """The forward pass of training hard-codes what config.json says."""
+    shipped, ours = Qwen2_5_VLConfig.from_pretrained(MODEL_DIR).to_dict(), demo_config().to_dict()
+    for part in ("text_config", "vision_config"):
+        for name in ("rope_parameters", "hidden_size", "num_attention_heads", "window_size", "tokens_per_second"):
+            assert shipped[part].get(name) == ours[part].get(name), name
+    assert shipped["video_token_id"] == ours["video_token_id"] == prompt_tokens().video_pad
 
 
 def as_a_user_would(clip: Clip, path: Path) -> Frames:

@@ -69,7 +69,7 @@ def test_events_keep_apart_and_inside_the_clip() -> None:
     for scene in scenes(600):
         assert len(scene.events) <= event_count_range(scene.patches)[1]
         for event in scene.events:
-            assert 1 <= event.start
+            assert event.start >= 1
             assert event.start + event.length <= scene.patches
         for earlier, later in pairwise(scene.events):
             assert later.start > earlier.start + earlier.length  # a quiet patch between them
