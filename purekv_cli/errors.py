@@ -1,12 +1,12 @@
 """Everything that can go wrong for a user, as types: each carries the exit code and the line that says what to do.
 
-    PureKVError (1)
-    |-- UsageError (2)          a flag, budget, preset, policy or range that cannot be right
-    |-- UnreadableInput (3)     missing, empty, damaged or videoless files
-    |-- ModelUnavailable (4)    not found, not cached, not downloadable, of an unknown kind
-    |-- OutOfResources (5)      memory, device or disk
-    |-- BatchFailures (6)       a batch that finished, but not for every file
-    `-- Interrupted (130)       Ctrl-C
+PureKVError (1)
+|-- UsageError (2)          a flag, budget, preset, policy or range that cannot be right
+|-- UnreadableInput (3)     missing, empty, damaged or videoless files
+|-- ModelUnavailable (4)    not found, not cached, not downloadable, of an unknown kind
+|-- OutOfResources (5)      memory, device or disk
+|-- BatchFailures (6)       a batch that finished, but not for every file
+`-- Interrupted (130)       Ctrl-C
 """
 
 from collections.abc import Iterable
