@@ -10,7 +10,7 @@ Choices that differ from the released configuration, and why:
   sections) would leave the width almost no resolution; the cycle gives each axis short and long wavelengths. The base
   must leave some frequencies nearly still over 1024 positions, or nothing can be found by its content across a long
   clip: with 300 the colour of a named shape was right in 60 % of the cases, with 100,000 in all. The trailing zeros
-  make the section count a multiple of three, so that older and newer transformers pick the same axis for each frequency.
+  make the section count a multiple of three: older and newer transformers then pick the same axis per frequency.
 - `tokens_per_second` 4: spacings of 0.25 s to 4 s per temporal patch become 1 to 16 positions, so int() truncation
   leaves every patch a position of its own.
 """

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -144,15 +145,19 @@ def main() -> None:
     ]
     context = multiprocessing.get_context("spawn")
     results: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(
-        given.workers, mp_context=context, initializer=_start_worker, initargs=(given.model, given.device)
-    ) as pool:
+    with (
+        given.out.open("w", encoding="utf-8") if given.out else nullcontext() as lines,
+        ProcessPoolExecutor(
+            given.workers, mp_context=context, initializer=_start_worker, initargs=(given.model, given.device)
+        ) as pool,
+    ):
         for done, graded in enumerate(pool.map(_work, tasks), 1):
             results += graded
+            if lines:
+                lines.write("".join(json.dumps(row) + "\n" for row in graded))
+                lines.flush()
             if done % 10 == 0:
                 print(f"{done} of {len(tasks)} clips", file=sys.stderr, flush=True)
-    if given.out:
-        given.out.write_text("".join(json.dumps(row) + "\n" for row in results), encoding="utf-8")
     for suite in suites:
         rows = [row for row in results if row["suite"] == suite]
         print(f"\n{suite}: {given.clips} clips of {SUITES[suite]} temporal patches\n")
