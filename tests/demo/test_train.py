@@ -10,16 +10,12 @@ from purekv_cli.demo.batches import IGNORED, BatchPlan, cells, make_batch
 from purekv_cli.demo.muon import Muon, orthogonalise
 from purekv_cli.demo.staging import EVENT_LABELS, GLYPHS, LAMPS
 from purekv_cli.demo.train import (
-    FROM_SCRATCH,
-    REFINE,
     WARM_UP_STEPS,
     Settings,
-    Stage,
     Trainer,
     answer_loss,
     cell_labels,
     degrade,
-    draw_plan,
     draw_planes,
 )
 from purekv_cli.demo.world import COLOURS, MERGED_CELL
@@ -36,28 +32,6 @@ def trainer(folder: Path, refine: Path | None = None) -> Trainer:
         ),
         CPU,
     )  # fmt: skip
-
-
-@pytest.mark.parametrize("stages", [FROM_SCRATCH, REFINE], ids=["from scratch", "refine"])
-def test_every_step_sees_about_as_many_visual_tokens(stages: tuple[Stage, ...]) -> None:
-    for seed in range(300):
-        plan = draw_plan(seed, seed / 300, 131072, stages)
-        rows, columns = cells(plan)
-        assert 0.9 * 131072 < plan.clips * plan.patches * rows * columns <= 131072
-        assert plan == draw_plan(seed, seed / 300, 131072, stages)
-
-
-@pytest.mark.parametrize("stages", [FROM_SCRATCH, REFINE], ids=["from scratch", "refine"])
-def test_the_schedule_grows_from_short_and_easy_to_long_and_hard(stages: tuple[Stage, ...]) -> None:
-    def plans(progress: float) -> list[BatchPlan]:
-        return [draw_plan(seed, progress, 131072, stages) for seed in range(200)]
-
-    early, late = plans(0.0), plans(0.99)
-    assert max(plan.patches for plan in early) <= 10 < 64 <= max(plan.patches for plan in late)
-    assert max(plan.hardness for plan in early) <= 0.5
-    assert {plan.hardness for plan in late} == {1.0}
-    assert {(plan.height, plan.width) for plan in early} == {(224, 224)}
-    assert len({(plan.height, plan.width) for plan in late}) > 5
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
