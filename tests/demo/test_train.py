@@ -93,16 +93,16 @@ def test_codec_noise_keeps_the_picture() -> None:
     assert 2 <= changed <= 12  # three batches of ten
 
 
-def test_steps_learn_and_a_checkpoint_goes_on_where_they_stopped(tmp_path: Path) -> None:
+def test_a_step_learns_and_a_checkpoint_goes_on_from_there(tmp_path: Path) -> None:
     batch = make_batch(TINY)
     first = trainer(tmp_path)
     first.steps = WARM_UP_STEPS
-    losses = [first.step(batch, 0.2).item() for _ in range(2)]
+    before = first.step(batch, 0.2).item()
     with torch.no_grad():
-        assert first.loss(batch, 1.0)[1].item() < losses[1] < losses[0]
+        assert first.loss(batch, 1.0)[1].item() < 0.95 * before
     first.save_checkpoint()
     second = trainer(tmp_path)
-    assert second.steps == WARM_UP_STEPS + 2
+    assert second.steps == WARM_UP_STEPS + 1
     for ours, theirs in zip(first.muon.state(), second.muon.state(), strict=True):
         assert torch.equal(ours, theirs)
     for ours, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
