@@ -23,7 +23,7 @@ from typing import Any
 from purekv_cli.demo.clips import SUITES, Clip, make_clip, write_clip
 from purekv_cli.demo.language import Question, matches
 from purekv_cli.eval.arms import Arm, arms
-from purekv_cli.eval.table import markdown
+from purekv_cli.eval.table import by_suite
 from purekv_cli.models.base import Adapter
 from purekv_cli.runtime.engine import Engine
 from purekv_cli.runtime.events import Answer
@@ -158,10 +158,7 @@ def main() -> None:
                 lines.flush()
             if done % 10 == 0:
                 print(f"{done} of {len(tasks)} clips", file=sys.stderr, flush=True)
-    for suite in suites:
-        rows = [row for row in results if row["suite"] == suite]
-        print(f"\n{suite}: {given.clips} clips of {SUITES[suite]} temporal patches\n")
-        print(markdown(rows))
+    print(by_suite(results))
 
 
 if __name__ == "__main__":

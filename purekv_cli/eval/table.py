@@ -1,7 +1,13 @@
-"""Graded answers as a table: one row a policy, budget and moment of pruning, with what it kept in bytes."""
+"""Graded answers as a table: one row a policy, budget and moment of pruning, with what it kept in bytes.
 
+python -m purekv_cli.eval.table results.jsonl more.jsonl     # one table a suite, of all files together
+"""
+
+import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -45,3 +51,16 @@ def markdown(rows: Sequence[Row]) -> str:
             f"| {f'{right / dense:.3f}' if dense else 'none right'} |"
         )
     return "\n".join(lines)
+
+
+def by_suite(rows: Sequence[Row]) -> str:
+    """A titled table for every suite."""
+    parts = []
+    for suite in dict.fromkeys(row["suite"] for row in rows):
+        of_suite = [row for row in rows if row["suite"] == suite]
+        parts.append(f"{suite}: {len({row['seed'] for row in of_suite})} clips\n\n{markdown(of_suite)}\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(by_suite([json.loads(line) for name in sys.argv[1:] for line in Path(name).read_text("utf-8").splitlines()]))
