@@ -1,17 +1,13 @@
 """The embedded model from end to end: a sample clip as a real file, a true answer, five times less cache."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 
 from purekv_cli.app import main
-from purekv_cli.demo import MODEL_DIR, NOTICE
-
-pytestmark = pytest.mark.skipif(
-    not (MODEL_DIR / "model.safetensors").is_file(), reason="this checkout lacks the embedded weights"
-)
+from purekv_cli.demo import NOTICE, sample_clip
+from purekv_cli.demo.language import matches
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +27,16 @@ def asked(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[di
     return json.loads(out), err
 
 
-def test_a_fifth_of_the_cache_gives_the_answer_of_the_whole(capfd: pytest.CaptureFixture[str], sample: Path) -> None:
-    began = time.perf_counter()
-    pruned, err = asked(capfd, "ask", sample, "what happens?", "--budget", "0.2")
-    seconds = time.perf_counter() - began
-    dense, _ = asked(capfd, "ask", sample, "what happens?", "--dense")
-    answer = pruned["answers"][0]
+def test_a_fifth_of_the_cache_gives_the_true_answer(
+    capfd: pytest.CaptureFixture[str], sample: Path, tmp_path: Path
+) -> None:
+    truth = next(q.answer for q in sample_clip(tmp_path / "again.mp4").questions if q.type == "narration")
+    record, err = asked(capfd, "ask", sample, "what happens?", "--budget", "0.2")
+    answer = record["answers"][0]
     assert NOTICE in err
-    assert answer["text"] == dense["answers"][0]["text"]
+    assert matches(answer["text"], truth)
     assert answer["finish"] == "stop"
-    assert answer["stats"]["kv_bytes_full"] >= 4.9 * answer["stats"]["kv_bytes_kept"]
-    assert seconds < 10
+    assert answer["stats"]["kv_bytes_full"] >= 5 * answer["stats"]["kv_bytes_kept"]
 
 
 def test_the_demo_shows_answers_and_what_they_cost(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

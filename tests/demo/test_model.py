@@ -24,10 +24,6 @@ from purekv_cli.video.frames import Frames
 from purekv_cli.video.probe import probe
 from purekv_cli.video.sample import SampleSpec, sample
 
-pytestmark = pytest.mark.skipif(
-    not (MODEL_DIR / "model.safetensors").is_file(), reason="this checkout lacks the embedded weights"
-)
-
 
 @pytest.fixture(scope="module")
 def adapter() -> Adapter:
