@@ -15,6 +15,7 @@ from rich.table import Table
 
 from purekv_cli import __version__
 from purekv_cli.commands.options import JsonFlag, with_flags
+from purekv_cli.memory import free_memory
 from purekv_cli.report.record import SCHEMA_VERSION, dumps
 from purekv_cli.report.units import size
 from purekv_cli.settings import cache_path, config_path
@@ -39,7 +40,7 @@ def doctor(*, flags: JsonFlag) -> None:
         "kernels": _try(_kernels, broken, "the kernels"),
         "demo_model": _try(_demo_model, broken, "the demo model"),
         "hub": _try(_hub, broken, "huggingface_hub"),
-        "memory_free": _try(_memory, broken, "the memory reading"),
+        "memory_free": _try(free_memory, broken, "the memory reading"),
         "disk_free": shutil.disk_usage(_existing(cache_path())).free,
         "config": f"{config_path()}{'' if config_path().is_file() else ' (not there)'}",
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("PUREKV_")},
@@ -129,12 +130,6 @@ def _hub() -> dict[str, Any]:
         "offline": constants.HF_HUB_OFFLINE,
         "models": [model.name for model in cached_models()],
     }
-
-
-def _memory() -> int | None:
-    from purekv_cli.models.placement import free_memory
-
-    return free_memory()
 
 
 def _existing(path: Path) -> Path:

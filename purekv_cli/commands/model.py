@@ -52,8 +52,9 @@ class ChosenModel:
 
     def room(self) -> int | None:
         """Video tokens that free memory has room for beside the weights, roughly; None where that is not known."""
+        from purekv_cli.memory import free_memory
         from purekv_cli.models.hub import weight_files
-        from purekv_cli.models.placement import free_memory, parameter_bytes
+        from purekv_cli.models.placement import parameter_bytes
 
         if self.device.type == "cuda":
             import torch

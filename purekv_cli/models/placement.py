@@ -4,7 +4,6 @@ Weights that cannot fit are refused before they are read, because a machine that
 """
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from purekv_cli.errors import OutOfResources, UsageError, unknown
+from purekv_cli.memory import free_memory
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _FLOATS = {"F64", "F32", "F16", "BF16"}  # safetensors' names of what is cast on loading
@@ -120,20 +120,3 @@ def parameter_bytes(weights: Iterable[Path], dtype: torch.dtype) -> int:
                     dtype.itemsize if entry.get_dtype() in _FLOATS else _STORED.get(entry.get_dtype(), 1)
                 )
     return total
-
-
-def free_memory() -> int | None:
-    """Bytes of main memory that can be had, within the container's limit; None where the system does not tell."""
-    room = []
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                room.append(int(line.split()[1]) * 1024)
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            room.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    if not room and "SC_PHYS_PAGES" in os.sysconf_names:
-        room.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(room) if room else None

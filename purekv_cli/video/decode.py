@@ -5,7 +5,6 @@ kept (never simply the first one after a seek), scaled inside the decoder's own 
 What a damaged clip no longer holds is reported, not made up.
 """
 
-import os
 import time as clock
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from purekv_cli.errors import OutOfResources, UnreadableInput
+from purekv_cli.memory import free_memory
 from purekv_cli.video.frames import Frames
 from purekv_cli.video.images import READ_ERRORS, list_images, read_image
 from purekv_cli.video.info import VideoInfo, read_of
@@ -155,23 +155,9 @@ def _decode_images(
 
 
 def _check_memory(count: int, height: int, width: int) -> None:
-    need, free = count * height * width * 3, available_memory()
+    need, free = count * height * width * 3, free_memory()
     if free is not None and need > free:
         raise OutOfResources(
             f"{count} frames of {width} x {height} need {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
             "Ask for fewer frames (--max-frames) or smaller ones (--max-pixels).",
         )
-
-
-def available_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None

@@ -265,7 +265,7 @@ def test_ctrl_c_passes_through(clips: dict[str, Clip]) -> None:
 def test_frames_that_cannot_fit_are_refused_before_decoding(
     clips: dict[str, Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(decoding, "free_memory", lambda: 100_000)
     with pytest.raises(OutOfResources, match="3 frames of 128 x 96") as caught:
         decode(probe(clips["plain.mp4"].path), at(0.0, 1.0, 2.0))
     assert "--max-frames" in caught.value.hint
