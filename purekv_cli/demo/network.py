@@ -9,8 +9,8 @@ Choices that differ from the released configuration, and why:
 - rotary base 100,000 and sections that cycle t, h, w: with 16 frequencies the released layout (base 1e6, contiguous
   sections) would leave the width almost no resolution; the cycle gives each axis short and long wavelengths. The base
   must leave some frequencies nearly still over 1024 positions, or nothing can be found by its content across a long
-  clip: with 300 the colour of a named shape was right in 60 % of the cases, with 100,000 in all. The trailing zeros
-  make the section count a multiple of three: older and newer transformers then pick the same axis per frequency.
+  clip: with a base of 300 the model hardly learnt to look a named shape up. The trailing zeros make the section count a
+  multiple of three: older and newer transformers then pick the same axis per frequency.
 - `tokens_per_second` 4: spacings of 0.25 s to 4 s per temporal patch become 1 to 16 positions, so int() truncation
   leaves every patch a position of its own.
 """
