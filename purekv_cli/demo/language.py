@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from purekv_cli.demo.wording import TEMPLATES, dress, mistype, nouns, templates, word_narration
+from purekv_cli.demo.wording import TEMPLATES, dress, nouns, ramble, templates, word_narration
 from purekv_cli.demo.world import COLOURS, SHAPES, SITES, STEPS, Event, Name, Scene, Thing
 
 NOT_SHOWN = "The clip does not show that."
@@ -378,6 +378,6 @@ def ask(
             return None
         blanks, answer = asked
     text = rng.choice(templates(question_type, held_out)).format(**blanks).replace(" a orange", " an orange")
-    if rough and rng.random() < 0.03:
-        text = mistype(text, rng)
+    if rough:
+        text = ramble(text, rng)
     return Question(question_type, dress(text, rng), answer)

@@ -255,7 +255,8 @@ def block_mask(segments: tuple[int, ...], before: int, device: torch.device) -> 
 
 class AuxiliaryHeads(nn.Module):
     """Read-outs per visual token that speed up training and are thrown away after it: what is here, and where is here
-    (from the merged visual token), what happens here (from the middle of the language model)."""
+    (from the merged visual token), what happens here (from the middle of the language model), and what happened just
+    before it (two layers later), without which "after" and "before" are learnt last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -264,6 +265,9 @@ class AuxiliaryHeads(nn.Module):
         self.row = nn.Linear(HIDDEN, max(FRAME_SIDES) // MERGED_CELL)
         self.column = nn.Linear(HIDDEN, max(FRAME_SIDES) // MERGED_CELL)
         self.event = nn.Linear(HIDDEN, len(EVENT_LABELS))
+        self.previous_event = nn.Linear(HIDDEN, 1 + len(EVENT_LABELS))
+        self.previous_glyph = nn.Linear(HIDDEN, 1 + len(GLYPHS))
+        self.previous_colour = nn.Linear(HIDDEN, 1 + len(COLOURS))
 
 
 @dataclass(frozen=True)
@@ -273,6 +277,7 @@ class Forward:
     text: torch.Tensor  # [B, S, HIDDEN], normalised: ready for the head
     merged: torch.Tensor  # [B, T, C, HIDDEN]: visual tokens as they enter the language model
     middle: torch.Tensor  # [B, T, C, HIDDEN]: visual tokens after half of the layers
+    late: torch.Tensor  # [B, T, C, HIDDEN]: visual tokens two layers later
 
 
 class TrainingModel(nn.Module):
@@ -365,7 +370,7 @@ class TrainingModel(nn.Module):
         angles = text_angles(seconds_per_patch, length, rows, columns, segments, prefix)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         mask = block_mask(segments, before, ids.device)
-        middle = x
+        middle = late = x
         for i, layer in enumerate(language.layers):
             attention, mlp = layer.self_attn, layer.mlp
             q, k, v = self._run(
@@ -387,10 +392,12 @@ class TrainingModel(nn.Module):
                 "text_rest", x, mixed.flatten(2), attention.o_proj.weight, layer.post_attention_layernorm.weight,
                 mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight,
             )  # fmt: skip
-            if i == LAYERS // 2:
+            if i == LAYERS // 2 - 1:
                 middle = x[:, prefix:before]
+            if i == LAYERS // 2 + 1:
+                late = x[:, prefix:before]
         shape = (clips, length, rows * columns, HIDDEN)
-        return Forward(_norm(x, language.norm.weight), merged.view(shape), middle.reshape(shape))
+        return Forward(_norm(x, language.norm.weight), merged.view(shape), middle.reshape(shape), late.reshape(shape))
 
     def logits(self, text: torch.Tensor) -> torch.Tensor:
         return _linear(text, self.model.lm_head.weight).float()

@@ -19,6 +19,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     "number_where": (
         "where does the number flash", "where is the number shown", "where is the number",
+        "where in the picture is the number", "where can you see the number", "where does the number appear",
+        "in which part of the screen is the number", "in which part of the picture does the number flash",
+        "at which place is the number", "in what place do you see the number",
         "in which place does the number appear", "where can the number be seen", "where on the screen is the number",
         "in which part of the picture is the number", "where do you see the number",
     ),
@@ -119,7 +122,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     "event_count": (
         "how many things happen", "how many events are there", "how many events happen", "count the events",
-        "how much happens", "what is the number of events", "how many events do you see",
+        "how much happens", "what is the number of events", "how many different things happen",
+        "how many events can you see", "how many things take place", "how many events take place",
+        "count all events", "count the things that happen", "how many events are shown", "how many things go on",
+        "how many events happen in all", "how many things do you see happen", "how many events do you see",
         "how many things happen in all",
     ),
     "order": (
@@ -134,12 +140,21 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     "actor": (
         "what {finite}", "which object {finite}", "which thing {finite}", "what is it that {finite}",
-        "which shape {finite}", "tell me what {finite}", "what do you see that {finite}",
+        "which shape {finite}", "tell me what {finite}", "which is the object that {finite}",
+        "what can be seen that {finite}", "what is the thing that {finite}", "name the object that {finite}",
+        "what do you see that {finite}",
         "what is the object that {finite}",
     ),
     "unknown": (
         "what does the {noun} do", "where is the {noun}", "what colour is the {noun}", "when does the {noun} appear",
         "how many {noun}s are there", "what happens to the {noun}", "why does the {noun} move",
+        "who is the {noun}", "how old is the {noun}", "how big is the {noun}", "what does the {noun} say",
+        "what is the {noun} made of", "what kind of {noun} is it", "what is in the {noun}", "whose {noun} is it",
+        "tell me about the {noun}", "what is the colour of the {noun}", "what is the size of the {noun}",
+        "what is behind the {noun}", "what happens after the {noun} moves", "what comes before the {noun} appears",
+        "what shape is the {noun}", "where does the {noun} go", "what does the {noun} hit", "what is the {noun} for",
+        "how many times does the {noun} blink", "what colour does the {noun} turn", "who uses the {noun}",
+        "where is the {noun} at the end", "what is the {noun} looking at", "what is wrong with the {noun}",
         "which way does the {noun} go", "what is the {noun} doing", "what is the name of the {noun}",
     ),
 }  # fmt: skip
@@ -184,8 +199,11 @@ _PLACES = (
     "from beginning to end", "in order", "step by step", "in one sentence", "in the scene", "the video", "this video",
     "the clip", "this clip", "in detail", "briefly", "during the clip", "over time",
 )  # fmt: skip
+#: what may follow any question without changing it (training only)
+_TAILS = ("in the video", "in the clip", "here", "please", "in this video", "in this clip", "exactly", "then")
+_GREETINGS = ("hi", "hello", "hey", "please", "now", "ok", "well", "so", "and")
 _COURTESIES = (
-    "hi", "hello", "hey", "please", "thanks", "thank you", "now", "ok", "well", "so", "and", "look", "tell me",
+    *_GREETINGS, "thanks", "thank you", "look", "tell me",
 )  # fmt: skip
 
 #: everyday words strewn into narration questions, so that an unknown word does not throw the model off
@@ -243,6 +261,16 @@ def word_narration(rng: random.Random, held_out: bool = False, rough: bool = Fal
     if rough and rng.random() < 0.15:
         text = mistype(text, rng)
     return text
+
+
+def ramble(text: str, rng: random.Random) -> str:
+    """A question as a hasty or polite person types it: a few more words, now and then a typing error."""
+    draw = rng.random()
+    if draw < 0.08:
+        text = f"{text} {rng.choice(_TAILS)}"
+    elif draw < 0.12:
+        text = f"{rng.choice(_GREETINGS)}, {text}"
+    return mistype(text, rng) if rng.random() < 0.03 else text
 
 
 def mistype(text: str, rng: random.Random) -> str:

@@ -111,7 +111,7 @@ def test_a_batch_has_the_shapes_of_its_plan() -> None:
     assert batch.slots.shape == (frames, SLOTS, 8)
     assert batch.camera.shape == (frames, 5)
     assert batch.ground.shape == (PLAN.clips, 8)
-    assert batch.labels.shape == (PLAN.clips * PLAN.patches, SLOTS, 3)
+    assert batch.labels.shape == (PLAN.clips * PLAN.patches, SLOTS, 6)
     assert batch.ids.shape == batch.targets.shape == (PLAN.clips, length)
     assert cells(PLAN) == (8, 6)
     assert (batch.types != EMPTY).all()
