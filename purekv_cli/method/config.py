@@ -22,6 +22,14 @@ class SparseConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Propagation:
+    """Above some layer only the tokens flow on that some KV head will keep: the rest of the prompt ends there."""
+
+    layer: int  # P: the layers below it see the whole prompt
+    share: float  # of the prompt's tokens that flow through the layers from P on; at least what the budget keeps
+
+
+@dataclass(frozen=True, slots=True)
 class MethodConfig:
     """A policy, its budget and the sparse pattern. Presets are these values in a file."""
 
@@ -32,5 +40,6 @@ class MethodConfig:
     one_set: bool = False  # of purekv: one set for all layers; better by little, but holds full KV until the last layer
     normalise: bool = False  # of purekv: every layer weighs the same in the maximum, a guard against attention sinks
     sparse: SparseConfig = field(default_factory=SparseConfig)
+    propagate: Propagation | None = None  # None: every token flows through all layers
     chunk: int | None = None  # prompt tokens per prefill step; None: all at once
     seed: int = 0
