@@ -1,8 +1,8 @@
-"""The decoder's weights as the fast path reads them: transformers' own parameters, projections that share an input fused.
+"""The decoder's weights as the fast path reads them: transformers' own parameters, those that share an input fused.
 
-q, k and v (and gate and up) become views of one larger tensor, in place: one product instead of three, no copy kept, and
-the model goes on computing the same. A decoder that is not made of these parts is told so in words, and the stock path
-runs it.
+q, k and v (and gate and up) become views of one larger tensor, in place: one product instead of three, no copy kept,
+and the model goes on computing the same. A decoder that is not made of these parts is told so in words, and the stock
+path runs it.
 """
 
 from dataclasses import dataclass
@@ -124,11 +124,11 @@ def _fused(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
     """One tensor whose consecutive rows are the weights of all; each layer's parameter becomes a view of it."""
     if any(type(linear) is not nn.Linear for linear in linears):
         raise Unsupported("its projections are no plain linear layers")
-    weight = _joined([linear.weight for linear in linears])
+    weights: list[nn.Parameter] = [linear.weight for linear in linears]
     biases: list[nn.Parameter] = [linear.bias for linear in linears if linear.bias is not None]
     if biases and len(biases) < len(linears):
         raise Unsupported("only some of its projections have a bias")
-    return weight, _joined(biases) if biases else None
+    return _joined(weights), _joined(biases) if biases else None
 
 
 def _joined(parameters: list[nn.Parameter]) -> Tensor:
