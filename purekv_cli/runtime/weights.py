@@ -98,10 +98,10 @@ def _read_layer(layer: Any) -> LayerWeights:
     attention, mlp = layer.self_attn, layer.mlp
     if getattr(attention, "sliding_window", None) is not None:
         raise Unsupported("it attends through a sliding window")
-    if any(part.bias is not None for part in (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)):
-        raise Unsupported("its output projections have a bias")
     qkv, bias = _fused(attention.q_proj, attention.k_proj, attention.v_proj)
-    gate_up, _ = _fused(mlp.gate_proj, mlp.up_proj)
+    gate_up, mlp_bias = _fused(mlp.gate_proj, mlp.up_proj)
+    if mlp_bias is not None or any(part.bias is not None for part in (attention.o_proj, mlp.down_proj)):
+        raise Unsupported("its other projections have a bias")
     return LayerWeights(
         attention_norm=layer.input_layernorm.weight.data,
         qkv=qkv,
@@ -124,14 +124,14 @@ def _fused(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
     """One tensor whose consecutive rows are the weights of all; each layer's parameter becomes a view of it."""
     if any(type(linear) is not nn.Linear for linear in linears):
         raise Unsupported("its projections are no plain linear layers")
-    weights: list[nn.Parameter] = [linear.weight for linear in linears]
-    biases: list[nn.Parameter] = [linear.bias for linear in linears if linear.bias is not None]
+    weights: list[Tensor] = [linear.weight for linear in linears]
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
     if biases and len(biases) < len(linears):
         raise Unsupported("only some of its projections have a bias")
     return _joined(weights), _joined(biases) if biases else None
 
 
-def _joined(parameters: list[nn.Parameter]) -> Tensor:
+def _joined(parameters: list[Tensor]) -> Tensor:
     """Join the parameters along their first dimension, or find them joined already."""
     first = parameters[0].data
     rows = sum(p.shape[0] for p in parameters)
