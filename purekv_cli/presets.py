@@ -14,7 +14,7 @@ from pathlib import Path
 
 from purekv_cli.errors import UsageError, unknown
 from purekv_cli.method.budget import Budget
-from purekv_cli.method.config import MethodConfig
+from purekv_cli.method.config import MethodConfig, Propagation
 from purekv_cli.settings import ClipSettings, MethodSettings, read_toml
 from purekv_cli.tables import read_table
 
@@ -84,10 +84,11 @@ def method_config(preset: Preset, given: MethodSettings, seed: int) -> MethodCon
         config = replace(config, policy=given.policy)
     if given.observe is not None:
         config = replace(config, observe=given.observe)
+    if given.propagate is not None:
+        config = replace(config, propagate=Propagation.parse(given.propagate))
     if given.dense:
-        config = replace(
-            config, policy="dense", budget=Budget("fraction", 1.0), sparse=replace(config.sparse, enabled=False)
-        )
+        sparse = replace(config.sparse, enabled=False)
+        config = replace(config, policy="dense", budget=Budget("fraction", 1.0), sparse=sparse, propagate=None)
     return config
 
 

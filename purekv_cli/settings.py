@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import platformdirs
 
 from purekv_cli.errors import UsageError
+from purekv_cli.kernels import Allowed
 from purekv_cli.method.config import Observe
 from purekv_cli.tables import misspelt, read_table
 
@@ -42,6 +43,8 @@ class ModelSettings:
     device: str = "auto"
     offline: bool = False
     max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
     seed: int = 0
 
 
@@ -53,8 +56,9 @@ class MethodSettings:
     preset: str | None = None
     policy: str | None = None
     dense: bool = False
-    kernels: Literal["auto", "reference"] = "auto"
+    kernels: Allowed = "auto"
     observe: Observe | None = None
+    propagate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

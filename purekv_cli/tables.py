@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from purekv_cli.errors import UsageError
 from purekv_cli.method.budget import Budget
+from purekv_cli.method.config import Propagation
 
 T = TypeVar("T")
 
@@ -51,6 +52,8 @@ def _convert(wanted: Any, value: Any, where: str) -> Any:
         raise UsageError(f"{where} cannot be {value!r}", f"Choose one of: {', '.join(map(str, arguments))}.")
     if wanted is Budget:
         return Budget.parse(str(value))
+    if wanted is Propagation:
+        return Propagation.parse(str(value))
     if hasattr(wanted, "__dataclass_fields__") and isinstance(value, Mapping):
         return read_table(wanted, value, where)
     if origin is tuple and isinstance(value, list):

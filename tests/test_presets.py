@@ -6,7 +6,7 @@ import pytest
 
 from purekv_cli.errors import UsageError
 from purekv_cli.method.budget import Budget
-from purekv_cli.method.config import MethodConfig
+from purekv_cli.method.config import MethodConfig, Propagation
 from purekv_cli.presets import choose, clip_settings, find, method_config, read_preset, shipped
 from purekv_cli.settings import ClipSettings, MethodSettings
 
@@ -85,3 +85,20 @@ def test_dense_means_no_pruning_and_no_sparse_attention() -> None:
 def test_a_given_frame_count_replaces_the_presets_rate_but_keeps_its_cap() -> None:
     clip = clip_settings(shipped()["demo"], ClipSettings(frames=12))
     assert (clip.frames, clip.fps, clip.max_frames) == (12, None, 128)
+
+
+def test_propagation_is_read_from_a_file_and_turned_off_by_a_flag(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('title = "mine"\n[method]\npropagate = "4:0.35"\n')
+    preset = read_preset(file)
+    assert preset.method.propagate == Propagation(4, 0.35)
+    assert method_config(preset, MethodSettings(propagate="off"), 0).propagate is None
+    assert method_config(preset, MethodSettings(dense=True), 0).propagate is None
+    assert method_config(preset, MethodSettings(propagate="2:1"), 0).propagate == Propagation(2, 1.0)
+
+
+@pytest.mark.parametrize("text", ["4", "0:0.5", "4:0", "4:1.5", "four:0.2", "4:nan", ""])
+def test_an_impossible_propagation_is_refused_with_a_hint(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Propagation.parse(text)
+    assert "4:0.35" in caught.value.hint

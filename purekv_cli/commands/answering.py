@@ -66,7 +66,8 @@ def _work(plan: Plan, model: ChosenModel, questions: Sequence[str], settings: Se
     from purekv_cli.runtime.sampling import Generation
 
     allow(settings.method.kernels)
-    generation = Generation(max_tokens=settings.model.max_tokens, seed=settings.model.seed)
+    wish = settings.model
+    generation = Generation(wish.max_tokens, wish.temperature, wish.top_p, wish.seed)
     screen = Screen(terminal, questions, silent=settings.output.json, stream=not settings.output.no_stream)
     try:
         run = Run(plan)

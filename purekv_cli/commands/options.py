@@ -98,6 +98,12 @@ class ModelFlags:
     max_tokens: Annotated[
         int | None, _model("--max-tokens", help="Length limit of an answer (default: 256).", metavar="N")
     ] = None
+    temperature: Annotated[
+        float | None, _model("--temperature", help="0 takes the likeliest token (default), more draws.", metavar="T")
+    ] = None
+    top_p: Annotated[
+        float | None, _model("--top-p", help="Draw from the likeliest tokens of this total (default: 1).", metavar="P")
+    ] = None
     seed: Annotated[int | None, _model("--seed", help="Seed of everything random (default: 0).", metavar="N")] = None
 
 
@@ -121,6 +127,14 @@ class MethodFlags:
         Observe | None,
         _method(
             "--observe", help="Whose attention is read. `video` ignores the question, so questions share a prefill."
+        ),
+    ] = None
+    propagate: Annotated[
+        str | None,
+        _method(
+            "--propagate",
+            help="From a layer on only this share of the tokens flows, or off (default: the preset).",
+            metavar="LAYER:SHARE",
         ),
     ] = None
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from purekv_cli.errors import UsageError
 from purekv_cli.method.budget import Budget
 
 Observe = Literal["question", "video", "all"]
@@ -27,6 +28,26 @@ class Propagation:
 
     layer: int  # P: the layers below it see the whole prompt
     share: float  # of the prompt's tokens that flow through the layers from P on; at least what the budget keeps
+
+    def __post_init__(self) -> None:
+        if self.layer < 1 or not 0 < self.share <= 1:
+            raise UsageError(
+                f"cannot let {self.share:g} of the tokens flow from layer {self.layer} on",
+                "Give a layer from 1 on and a share above 0 and up to 1, such as 4:0.35.",
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Propagation | None":
+        """From "4:0.35" (layer and share) or "off"."""
+        if text.strip().lower() == "off":
+            return None
+        layer, _, share = text.partition(":")
+        try:
+            return cls(int(layer), float(share))
+        except ValueError:
+            raise UsageError(
+                f"cannot read the propagation {text!r}", "Write LAYER:SHARE, such as 4:0.35, or off."
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
