@@ -9,7 +9,7 @@ from torch import Tensor
 from purekv_cli.kernels.attention_mass import reference
 from purekv_cli.kernels.attention_mass.reduce import Reduce
 
-__all__ = ["Reduce", "attention_mass"]
+__all__ = ["Reduce", "attention_mass", "row_mass"]
 
 
 def attention_mass(
@@ -35,3 +35,40 @@ def attention_mass(
         reduce: "sum" or "max" over rows and the heads of a group.
     """
     return reference.attention_mass(query, key, lse, scaling, rows, valid, reduce)
+
+
+def row_mass(
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    row_positions: Tensor,
+    key_positions: Tensor | None = None,
+    *,
+    lse: Tensor | None = None,
+    reduce: Reduce = "max",
+    pool_heads: bool = False,
+    running: Tensor | None = None,
+) -> Tensor:
+    """Attention mass of every prompt position from a few rows, float32 [B, Hkv, M] or, pooled, [B, 1, M].
+
+    For the fast prefill: only the observed rows come in, keys may lie in any order, nothing waits for the device, and
+    it can be captured in a CUDA graph. A row sees the keys whose position is no later than its own.
+
+    Args:
+        query: [B, Hq, R, D], rotated: the observed rows alone. Any strides as long as D is contiguous.
+        key: [B, Hkv, M, D], rotated, in any order and with any strides.
+        scaling: of the dot product, 1 / sqrt(D) as a rule.
+        row_positions: int64 [R], prompt position of every row.
+        key_positions: int64 or int32 [M], prompt position of every key, a permutation of 0..M-1 (not checked: that
+            would wait for the device); None: keys lie in the prompt's order.
+        lse: natural-log LSE of the rows, [B, Hq, R]; None: computed in a pass of its own. Saves half of the time.
+        reduce: "max" or "sum" over rows and the heads of a group.
+        pool_heads: reduce over all heads: one set of entries for all of them.
+        running: float32 of the result's shape, the largest mass of earlier layers; the result is the larger one.
+
+    Returns:
+        A new tensor, indexed by prompt position.
+    """
+    return reference.row_mass(
+        query, key, scaling, row_positions, key_positions, lse, reduce, pool_heads=pool_heads, running=running
+    )

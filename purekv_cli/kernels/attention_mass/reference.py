@@ -48,3 +48,39 @@ def attention_mass(
         else:
             mass[..., :end] = torch.maximum(mass[..., :end], weights.amax((2, 3)))
     return mass
+
+
+def row_mass(
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    row_positions: Tensor,
+    key_positions: Tensor | None,
+    lse: Tensor | None,
+    reduce: Reduce,
+    *,
+    pool_heads: bool,
+    running: Tensor | None,
+) -> Tensor:
+    """See `purekv_cli.kernels.attention_mass.row_mass`."""
+    batch, heads, rows, dim = query.shape
+    kv_heads, columns = key.shape[1:3]
+    at = torch.arange(columns, device=key.device) if key_positions is None else key_positions.long()
+    mass = torch.zeros(batch, kv_heads, columns, dtype=torch.float32, device=key.device)
+    keys = key.float().mT[:, :, None]  # [B, Hkv, 1, D, M]
+    step = max(1, _BLOCK_ELEMENTS.get(key.device.type, 2**24) // max(1, batch * heads * columns))
+    for start in range(0, rows, step):
+        block = query[:, :, start : start + step].float().reshape(batch, kv_heads, heads // kv_heads, -1, dim)
+        seen = at <= row_positions[start : start + step, None]  # [R, M]
+        scores = (block @ keys * scaling).masked_fill(~seen, float("-inf"))
+        if lse is None:
+            total = scores.logsumexp(-1, keepdim=True)
+        else:
+            total = lse[:, :, start : start + step].float().reshape(*scores.shape[:-1], 1)
+        weights = (scores - total).exp().masked_fill(~seen, 0.0)  # a row without keys has lse = -inf
+        mass = mass + weights.sum((2, 3)) if reduce == "sum" else torch.maximum(mass, weights.amax((2, 3)))
+    if pool_heads:
+        mass = mass.sum(1, keepdim=True) if reduce == "sum" else mass.amax(1, keepdim=True)
+    if key_positions is not None:
+        mass = torch.empty_like(mass).index_copy_(-1, at, mass)
+    return mass if running is None else torch.maximum(mass, running)
