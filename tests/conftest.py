@@ -1,11 +1,21 @@
 """What every test folder shares: runs see no settings of the person who runs the tests, and no network."""
 
 import os
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported anywhere
+
+if not Path("/dev/nvidiactl").exists() and find_spec("triton"):
+    # Triton's own library must be imported ready for its interpreter; each kernel decides again when it is imported.
+    before = os.environ.get("TRITON_INTERPRET")
+    os.environ["TRITON_INTERPRET"] = "1"
+    import_module("triton.language")
+    if before is None:  # left set, everything that runs by itself would take interpreted kernels
+        del os.environ["TRITON_INTERPRET"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,9 @@
 """Where kernel tests run: always on the CPU, on a GPU too where there is one."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -32,3 +36,14 @@ def causal(rows: int, columns: int, device: str) -> torch.Tensor:
     """bool [N, M]: the last query sees every key."""
     at = torch.arange(columns - rows, columns, device=device)
     return torch.arange(columns, device=device)[None, :] <= at[:, None]
+
+
+@contextmanager
+def interpreted() -> Iterator[None]:
+    """Import Triton kernels inside: without a GPU they become ones that Triton's interpreter runs on CPU tensors."""
+    if torch.cuda.is_available():
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "TRITON_INTERPRET", "1")
+        yield
