@@ -40,10 +40,20 @@ def causal(rows: int, columns: int, device: str) -> torch.Tensor:
 
 @contextmanager
 def interpreted() -> Iterator[None]:
-    """Import Triton kernels inside: without a GPU they become ones that Triton's interpreter runs on CPU tensors."""
+    """Import Triton kernels inside, and run them: without a GPU Triton's interpreter runs them on CPU tensors."""
     if torch.cuda.is_available():
         yield
         return
+    from triton.runtime import interpreter
+
+    change_tensors = interpreter._patch_lang_tensor
+
+    def with_loop_bounds(tensor: type, scope: object) -> None:
+        """Triton 3.6 turns loop bounds into integers in a way that numpy 2.4 refuses."""
+        change_tensors(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "TRITON_INTERPRET", "1")
+        patch.setattr(interpreter, "_patch_lang_tensor", with_loop_bounds)
         yield
