@@ -48,7 +48,7 @@ def test_a_preset_can_be_a_file(tmp_path: Path) -> None:
     assert preset.name == "mine"
     assert preset.method.budget == Budget("bytes", 512 * 2**20)
     assert (preset.method.score_layers, preset.method.sparse.tile) == ((1, 3), (8, 16))
-    assert preset.method.sparse.halo == MethodConfig().sparse.halo
+    assert preset.method.sparse.content == MethodConfig().sparse.content
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,10 @@ class SparseConfig:
 
     min_tokens: int = 8192  # below this many prompt tokens dense attention is as fast and exact
     enabled: bool = True
-    tile: tuple[int, int] = (8, 8)  # rows, columns of a spatial tile, in merged tokens
-    halo: int = 1  # merged tokens around the tile that are read too
-    recent: int = 4  # latest frames whose tile is always read; older ones at a growing stride
+    tile: tuple[int, int] = (8, 16)  # rows, columns of a spatial tile, in merged tokens
+    recent: int | None = None  # latest frames whose tile is read, older ones at a growing stride; None: all frames
     content: float = 0.1  # share of video tokens, those that changed most, that every later query reads
-    first_frame: bool = True
+    first_frame: bool = True  # with `recent`: the first frame's tile is read too
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,23 +5,31 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-_EXPANDED = 2**22  # keys expanded at once while counting
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)  # kernels keep their plans beside a living list
 class RunList:
     """Which keys every query reads, shared by all heads and layers.
 
-    Prompt tokens are permuted so that the rows of a query tile, and most of its keys, lie side by side. A query at
-    row i reads the keys j of its tile's runs that come no later in the prompt: order[j] <= order[i]. Runs of a tile
-    ascend and never overlap.
+    Keys and queries have an order each: keys one in which what a query tile reads lies side by side, queries one that
+    fills tiles. A query reads the keys of its tile's runs that come no later in the prompt. Positions ascend within a
+    tile of queries and within a run, so of every run the keys that precede the whole tile come first; runs of a tile
+    never overlap, and may be empty. A list may leave out queries: then queries and outputs are compact tensors of
+    the rows that it has, in the prompt's order.
     """
 
-    order: Tensor  # int64 [N], prompt position of every permuted row
-    row_start: Tensor  # int64 [R + 1], first row of every query tile
+    key_order: Tensor  # int64 [N], prompt position of every key
+    query_order: Tensor  # int64 [n], prompt position of every query, tile after tile
+    query_row: Tensor  # int64 [n], where it lies among the list's queries in prompt order; query_order if n = N
+    row_start: Tensor  # int64 [R + 1], the first of query_order in every query tile
     run_ptr: Tensor  # int64 [R + 1], first run of every query tile
-    run_start: Tensor  # int64 [M], first row of the run
+    run_start: Tensor  # int64 [M], the run's first of key_order
     run_length: Tensor  # int64 [M]
+    run_past: Tensor  # int64 [M], leading keys of the run that precede every query of the tile: they need no mask
+
+    @property
+    def length(self) -> int:
+        """N, prompt tokens."""
+        return len(self.key_order)
 
     @property
     def tiles(self) -> int:
@@ -29,9 +37,13 @@ class RunList:
         return len(self.row_start) - 1
 
     @property
-    def inverse(self) -> Tensor:
-        """int64 [N], permuted row of every prompt position."""
-        return torch.empty_like(self.order).scatter_(0, self.order, torch.arange(len(self.order)).to(self.order))
+    def device(self) -> torch.device:
+        return self.key_order.device
+
+    @property
+    def rows(self) -> Tensor:
+        """int64 [n], prompt positions of the list's queries, ascending: the rows of query and output tensors."""
+        return torch.empty_like(self.query_order).scatter_(0, self.query_row, self.query_order)
 
     @property
     def keys_per_tile(self) -> Tensor:
@@ -40,46 +52,40 @@ class RunList:
         return summed[self.run_ptr[1:]] - summed[self.run_ptr[:-1]]
 
     def keys(self, first: int, last: int) -> Tensor:
-        """int64, the keys of tiles first to last - 1, one tile after the other."""
+        """int64, the keys (places in key_order) of tiles first to last - 1, one tile after the other."""
         runs = slice(int(self.run_ptr[first]), int(self.run_ptr[last]))
-        lengths = self.run_length[runs]
-        before = lengths.cumsum(0) - lengths
-        within = torch.arange(int(lengths.sum()), device=lengths.device) - before.repeat_interleave(lengths)
-        return self.run_start[runs].repeat_interleave(lengths) + within
+        return _expanded(self.run_start[runs], self.run_length[runs])
 
     @property
     def density(self) -> float:
         """Query-key pairs that are read, as a share of those of dense causal attention."""
-        pairs, tile, per_tile = 0, 0, self.keys_per_tile
-        summed = per_tile.cumsum(0)
-        while tile < self.tiles:
-            read = int(summed[tile] - per_tile[tile])
-            stop = max(tile + 1, int(torch.searchsorted(summed, read + _EXPANDED, right=True)))
-            pairs += self._pairs(tile, stop, per_tile)
-            tile = stop
-        length = len(self.order)
-        return pairs / max(1, length * (length + 1) // 2)
-
-    def _pairs(self, first: int, last: int, per_tile: Tensor) -> int:
-        sizes = self.row_start.diff()[first:last]
-        owner = torch.arange(last - first, device=sizes.device).repeat_interleave(per_tile[first:last])
-        positions = self.order[self.keys(first, last)]
-        rows = self.row_start[first:last, None] + torch.arange(int(sizes.max()), device=sizes.device)
-        filled = torch.arange(int(sizes.max()), device=sizes.device) < sizes[:, None]
-        queries = torch.where(filled, self.order[rows.clamp(max=len(self.order) - 1)], -1)
-        earliest = torch.where(filled, queries, len(self.order)).amin(-1)
-        past = positions <= earliest[owner]  # read by the whole tile: most keys
-        near = (positions[~past, None] <= queries[owner[~past]]).sum()
-        return int(sizes[owner[past]].sum() + near)
+        tile = torch.arange(self.tiles, device=self.device)
+        sizes, tile_of_run = self.row_start.diff(), tile.repeat_interleave(self.run_ptr.diff())
+        near = self.run_length - self.run_past
+        keys = self.key_order[_expanded(self.run_start + self.run_past, near)]
+        # Positions ascend within a tile, so the queries that read a key are those from some row of it on.
+        placed = tile.repeat_interleave(sizes) * self.length + self.query_order
+        first = torch.searchsorted(placed, tile_of_run.repeat_interleave(near) * self.length + keys)
+        end = self.row_start[1:][tile_of_run].repeat_interleave(near)
+        pairs = int((self.run_past * sizes[tile_of_run]).sum() + (end - first).sum())
+        return pairs / max(1, self.length * (self.length + 1) // 2)
 
     def dense_mask(self) -> Tensor:
-        """bool [N, N] in permuted order: row i reads key j. For tests and small prompts."""
-        length = len(self.order)
-        mask = torch.zeros(length, length, dtype=torch.bool, device=self.order.device)
+        """bool [N, N] in the prompt's order: token i reads token j. For tests and small prompts."""
+        mask = torch.zeros(self.length, self.length, dtype=torch.bool, device=self.device)
         for tile in range(self.tiles):
-            mask[int(self.row_start[tile]) : int(self.row_start[tile + 1]), self.keys(tile, tile + 1)] = True
-        return mask & (self.order[None, :] <= self.order[:, None])
+            queries = self.query_order[int(self.row_start[tile]) : int(self.row_start[tile + 1])]
+            mask[queries[:, None], self.key_order[self.keys(tile, tile + 1)]] = True
+        return mask.tril()
 
     def to(self, device: torch.device | str) -> "RunList":
         """The same on another device."""
+        if torch.device(device) == self.device:
+            return self
         return RunList(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+def _expanded(start: Tensor, length: Tensor) -> Tensor:
+    """start[0], start[0] + 1, ..., start[0] + length[0] - 1, start[1], ..."""
+    before = length.cumsum(0) - length
+    return torch.arange(int(length.sum()), device=length.device) + (start - before).repeat_interleave(length)

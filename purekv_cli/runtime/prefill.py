@@ -111,13 +111,12 @@ class Prefill:
         return out
 
     def _sparse(self, runs: RunList, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """ST-SpAttn. Its order of tokens is a matter of this call only: cache and policies see the prompt's."""
+        """ST-SpAttn. Its order of keys is a matter of this call only: cache and policies see the prompt's."""
         self.sparse = True
-        order, inverse = runs.order.to(query.device), runs.inverse.to(query.device)
-        query, key, value = (states.index_select(2, order) for states in (query, key, value))
+        order = runs.key_order.to(query.device)
+        key, value = key.index_select(2, order), value.index_select(2, order)
         self._meter.watch(key, value)
-        out, _ = sparse_prefill(query, key, value, runs, scaling)
-        return out.index_select(2, inverse)
+        return sparse_prefill(query, key, value, runs, scaling)[0]
 
     def _observe(self, layer: CompactLayer, index: int, query: Tensor, lse: Tensor | None, scaling: float) -> None:
         seen: Tensor | None = query

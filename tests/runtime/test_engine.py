@@ -200,7 +200,7 @@ def test_dense_keeps_all(adapter: TinyAdapter) -> None:
 
 
 def test_sparse_prefill_is_reported(adapter: TinyAdapter) -> None:
-    sparse = SparseConfig(min_tokens=1, tile=(2, 2), halo=0, recent=1)
+    sparse = SparseConfig(min_tokens=1, tile=(2, 2), recent=1)
     inputs = adapter.inputs("what happens?")
     assert last(engine(adapter, sparse=sparse).answer(inputs, "", FEW)).stats.sparse
     assert not last(engine(adapter, sparse=replace(sparse, min_tokens=1000)).answer(inputs, "", FEW)).stats.sparse

@@ -14,12 +14,15 @@ def sparse_prefill(
     """softmax over the keys that `runs` lets each query read.
 
     Args:
-        query: [B, Hq, N, D]; key, value: [B, Hkv, N, D]; all in the permuted order of `runs`.
-        runs: the pattern; best on the CPU, where its tiles are planned.
+        query: [B, Hq, n, D] in the prompt's order: row i is the token at position runs.rows[i], so the whole prompt
+            unless the list was built for some rows only.
+        key, value: [B, Hkv, N, D] in the order of keys: row j is the token at position runs.key_order[j].
+        runs: the pattern.
         scaling: of the dot product.
         need_lse: whether to return the natural-log LSE of the keys that were read.
 
     Returns:
-        out [B, Hq, N, D] in permuted order, and float32 [B, Hq, N] or None.
+        out [B, Hq, n, D] in the query's order, laid out in memory as [B, n, Hq, D], so that
+        `out.transpose(1, 2).reshape(B, n, -1)` copies nothing; and float32 [B, Hq, n] or None.
     """
     return reference.sparse_prefill(query, key, value, runs, scaling, need_lse)
