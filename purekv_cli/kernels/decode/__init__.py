@@ -1,0 +1,136 @@
+"""One token through the decoder: products with a vector, attention over ragged lists, drawing the next token.
+
+Everything is bound by memory bandwidth: a step reads the weights and the cache once, and the kernels are cut so that
+little else happens. They read lengths and counters on the device, so a CUDA graph of a step stays right while the cache
+grows. What each operation computes is said by its plain twin in `reference`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from purekv_cli.kernels import allowed
+from purekv_cli.kernels.decode import reference
+from purekv_cli.kernels.decode.lists import Lists
+
+__all__ = ["Kernels", "Lists", "choose", "explain"]
+
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The operations of a step; x and hidden are vectors, hidden is the residual stream in float32."""
+
+    name: str
+    norm_linear: Callable[[Tensor, Tensor, float, Tensor, Tensor | None], Tensor]
+    norm_gated: Callable[[Tensor, Tensor, float, Tensor], Tensor]
+    add_linear: Callable[[Tensor, Tensor, Tensor], None]
+    logits: Callable[[Tensor, Tensor, float, Tensor], Tensor]
+    attend: Callable[[Tensor, Lists, Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None, float, float], Tensor]
+    """qkv [(Hq + 2 Hkv) * D], lists, step int64 [1], cos and sin [steps, D], norms of q and k or None, their epsilon,
+    scaling -> [Hq * D]. The keys are rotated by row `step` and appended before they are read."""
+
+
+REFERENCE = Kernels(
+    "reference",
+    reference.norm_linear,
+    reference.norm_gated,
+    reference.add_linear,
+    reference.logits,
+    reference.attend,
+)
+
+
+def _triton() -> Kernels:
+    from purekv_cli.kernels.decode import products, split_attention
+
+    return Kernels(
+        "triton",
+        products.norm_linear,
+        products.norm_gated,
+        products.add_linear,
+        products.logits,
+        split_attention.attend,
+    )
+
+
+@lru_cache(maxsize=64)
+def tried(device: torch.device, dtype: torch.dtype, dim: int, groups: int) -> str | None:
+    """Run the Triton kernels once on a small problem: why they can't be used here, or None when all agree."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return "runs on CUDA only"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "needs a GPU of compute capability 8.0 or later"
+    if dtype not in _TOLERANCE:
+        return f"does not take {str(dtype).removeprefix('torch.')}"
+    if dim % 2 or not 16 <= dim <= 256:
+        return f"does not take heads of {dim}"
+    try:
+        fast = _triton()
+    except ImportError:
+        return "triton is not installed"
+    try:
+        worst = max(difference(fast, device, dtype, dim, groups))
+    except torch.OutOfMemoryError:  # says nothing about the kernels: must not be remembered
+        raise
+    except Exception as error:  # a compiler raises what it likes
+        return (str(error).splitlines() or [type(error).__name__])[0][:120]
+    if not worst <= _TOLERANCE[dtype]:  # NaN fails too
+        return f"differs from the reference by {worst:.1e}"
+    return None
+
+
+def difference(fast: Kernels, device: torch.device, dtype: torch.dtype, dim: int, groups: int) -> list[float]:
+    """Largest difference from the reference of every operation, on lists of 0, 1, 65 and 1100 entries."""
+    random = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int, scale: float = 1.0, kind: torch.dtype = dtype) -> Tensor:
+        return (torch.randn(*shape, generator=random) * scale).to(device, kind)
+
+    kept = torch.tensor([0, 1, 65, 1100])
+    start = kept.cumsum(0) - kept + 2 * torch.arange(4)
+    rows = int(start[-1] + kept[-1]) + 2
+    hidden, norm = noise(272, kind=torch.float32), noise(272)
+    weight, bias = noise(64, 272, scale=0.06), noise(64)
+    qkv, keys, values = noise((groups + 2) * 4 * dim), noise(rows, dim), noise(rows, dim)
+    cos, sin = noise(2, dim), noise(2, dim)
+    step = torch.ones(1, dtype=torch.int64, device=device)
+    results = []
+    for kernels in (fast, REFERENCE):
+        lists = Lists(keys.clone(), values.clone(), start.to(device), kept.to(device))
+        summed = hidden.clone()[:64]
+        kernels.add_linear(summed, hidden.to(dtype), weight)
+        out = kernels.attend(qkv, lists, step, cos, sin, None, 1e-6, dim**-0.5)
+        results.append(
+            [
+                kernels.norm_linear(hidden, norm, 1e-6, weight, bias),
+                kernels.norm_gated(hidden, norm, 1e-6, weight),
+                kernels.logits(hidden, norm, 1e-6, weight),
+                summed,
+                out,
+                lists.keys,
+                lists.values,
+            ]
+        )
+    return [(mine.float() - true.float()).abs().max().item() for mine, true in zip(*results, strict=True)]
+
+
+def choose(device: torch.device, dtype: torch.dtype, dim: int, groups: int) -> tuple[Kernels, str]:
+    """The kernels for a model of this kind, and why these."""
+    if allowed() == "reference":
+        return REFERENCE, "as asked"
+    why = tried(device, dtype, dim, groups)
+    return (_triton(), "agrees with the reference") if why is None else (REFERENCE, why)
+
+
+def explain(device: torch.device | str, dtype: torch.dtype) -> list[tuple[str, bool, str]]:
+    """(kernels, usable, why), tried on the shapes of Qwen2.5-VL-7B (head size 128, 7 groups)."""
+    why = tried(torch.device(device), dtype, 128, 7)
+    return [
+        ("triton", why is None, why or "agrees with the reference"),
+        ("reference", True, "always right, slow on a GPU"),
+    ]

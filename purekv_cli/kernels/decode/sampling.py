@@ -1,0 +1,102 @@
+"""The next token drawn on the device, inside the graph: the host never sees logits and nobody waits for it.
+
+Drawing from softmax(scores) is taking the largest score after adding Gumbel noise (Maddison et al., 2014), so greedy and
+seeded decoding are the same search for a maximum. The noise is a function of seed, number of the draw and token
+(Philox), without state that a graph would have to carry. The last program to finish also moves the step counter on.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_TOKENS = 2048  # per program
+
+
+@triton.jit
+def _draw(
+    logits_ptr,
+    size,
+    dials_ptr,
+    seed_ptr,
+    step_ptr,
+    tokens_ptr,
+    best_ptr,
+    which_ptr,
+    done_ptr,
+    GREEDY: tl.constexpr,
+    TOKENS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    SLOTS: tl.constexpr,
+):
+    """tokens[step + 1] = argmax over i of logits[i] / temperature + noise, of those not below the floor; step += 1."""
+    program = tl.program_id(0)
+    token = program * TOKENS + tl.arange(0, TOKENS)
+    draw = tl.load(step_ptr) + 1
+    score = tl.load(logits_ptr + token, mask=token < size, other=float("-inf"))
+    if not GREEDY:
+        floor = tl.load(dials_ptr + 1)
+        left = score >= floor
+        seed = tl.load(seed_ptr)
+        number = draw.to(tl.int32) + tl.zeros([TOKENS], tl.int32)
+        zero = tl.zeros([TOKENS], tl.int32)
+        bits, _, _, _ = tl.philox(seed, token, number, zero, zero)
+        uniform = tl.maximum(tl.uint_to_uniform_float(bits), 1e-10)
+        noise = -tl.log(tl.maximum(-tl.log(uniform), 1e-10))
+        score = tl.where(left, score / tl.load(dials_ptr) + noise, float("-inf"))
+    best, where = tl.max(score, 0, return_indices=True)
+    tl.store(best_ptr + program, best)
+    tl.store(which_ptr + program, program * TOKENS + where)
+    tl.debug_barrier()
+    if tl.atomic_add(done_ptr, 1) == PROGRAMS - 1:
+        slot = tl.arange(0, SLOTS)
+        bests = tl.load(best_ptr + slot, mask=slot < PROGRAMS, other=float("-inf"), cache_modifier=".cg")
+        whiches = tl.load(which_ptr + slot, mask=slot < PROGRAMS, other=0, cache_modifier=".cg")
+        highest = tl.max(bests, 0)
+        winner = tl.min(tl.where(bests == highest, whiches, size), 0)
+        tl.store(tokens_ptr + draw, winner.to(tl.int64))
+        tl.store(step_ptr, draw)
+        tl.store(done_ptr, 0)
+
+
+def draw(logits: Tensor, dials: Tensor, seed: Tensor, step: Tensor, tokens: Tensor, done: Tensor, greedy: bool) -> None:
+    """Append a token to `tokens` and count it.
+
+    Args:
+        logits: float32 [vocabulary].
+        dials: float32 [2], temperature and the lowest logit that may be drawn; not read when greedy.
+        seed: int64 [1].
+        step: int64 [1], the number of the last token; the new one is written behind it.
+        tokens: int64 [n].
+        done: int32 [1], zero before and after.
+    """
+    size = logits.shape[0]
+    programs = triton.cdiv(size, _TOKENS)
+    best = torch.empty(programs, dtype=torch.float32, device=logits.device)
+    which = torch.empty(programs, dtype=torch.int32, device=logits.device)
+    _draw[(programs,)](
+        logits,
+        size,
+        dials,
+        seed,
+        step,
+        tokens,
+        best,
+        which,
+        done,
+        GREEDY=greedy,
+        TOKENS=_TOKENS,
+        PROGRAMS=programs,
+        SLOTS=triton.next_power_of_2(programs),
+        num_warps=4,
+    )
+
+
+def nucleus_floor(logits: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
+    """The lowest logit of the nucleus, float32 [1]: the likeliest tokens whose probabilities just exceed top_p together.
+
+    Of tokens that tie at the border all stay, where a sort would choose some of them.
+    """
+    ascending, _ = logits.sort()
+    below = (ascending / temperature).softmax(0).cumsum(0) <= 1.0 - top_p
+    return ascending.index_select(0, below.sum().clamp(max=logits.shape[0] - 1).reshape(1))

@@ -1,0 +1,76 @@
+"""The cache while an answer is generated: every layer's and head's entries packed into one pool with room for the answer.
+
+The pool, its starts and its counters keep their addresses from question to question, so a captured graph stays valid as
+long as everything fits; it is made anew, larger, when it does not. Sizes go in steps of an eighth of a power of two.
+"""
+
+import torch
+from torch import Tensor
+
+from purekv_cli.kernels.decode import Lists
+from purekv_cli.runtime.cache import CompactCache
+
+
+class DecodePool:
+    """K and V of all layers [rows, D] and where each list begins."""
+
+    def __init__(self, layers: int, kv_heads: int, dim: int, rows: int, tokens: int, like: Tensor) -> None:
+        self.rows, self.tokens = rows, tokens
+        self.keys = like.new_empty(rows + 1, dim)  # the last row takes what lies in holes
+        self.values = like.new_empty(rows + 1, dim)
+        self.start = torch.zeros(layers, kv_heads, dtype=torch.int64, device=like.device)
+        self.kept = torch.zeros(layers, kv_heads, dtype=torch.int64, device=like.device)
+        self.lists = [Lists(self.keys, self.values, start, kept) for start, kept in zip(self.start, self.kept)]
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the K and V tensors."""
+        return 2 * self.keys.numel() * self.keys.element_size()
+
+    def fits(self, rows: int, tokens: int) -> bool:
+        return rows <= self.rows and tokens <= self.tokens
+
+    def fill(self, cache: CompactCache, counts: Tensor, room: int) -> None:
+        """Copy the entries of `cache`, each list with room for `room` tokens behind it.
+
+        Args:
+            counts: int64 [layers, Hkv] on the CPU, entries that are no holes.
+        """
+        sizes = counts.flatten() + room
+        starts = (sizes.cumsum(0) - sizes).view_as(counts)
+        self.start.copy_(starts)
+        self.kept.copy_(counts)
+        for index, layer in enumerate(cache.layers):
+            keys, values, positions = layer.stored()
+            entries = keys.shape[2]
+            if bool((counts[index] == entries).all()):
+                first = int(starts[index, 0])
+                rows = slice(first, first + keys.shape[1] * (entries + room))
+                for pool, kept in ((self.keys, keys), (self.values, values)):
+                    pool[rows].view(keys.shape[1], entries + room, -1)[:, :entries].copy_(kept[0])
+                continue
+            real = positions[0].expand(keys.shape[1], -1) >= 0
+            rank = real.long().cumsum(1) - 1
+            where = torch.where(real, self.start[index][:, None] + rank, self.rows).flatten()
+            self.keys.index_copy_(0, where, keys[0].flatten(0, 1))
+            self.values.index_copy_(0, where, values[0].flatten(0, 1))
+
+    def appended(self, count: int) -> tuple[Tensor, Tensor]:
+        """K and V [layers, Hkv, count, D] of the first tokens that were appended."""
+        rows = (self.start + self.kept)[..., None] + torch.arange(count, device=self.start.device)
+        return self.keys[rows], self.values[rows]
+
+
+def entries(cache: CompactCache) -> Tensor:
+    """How many entries every list holds, int64 [layers, Hkv] on the CPU; asks the device once."""
+    found = []
+    for layer in cache.layers:
+        keys, _, positions = layer.stored()
+        found.append((positions[0] >= 0).sum(-1).expand(keys.shape[1]))
+    return torch.stack(found).cpu()
+
+
+def roomy(size: int) -> int:
+    """The next size in steps of an eighth of a power of two."""
+    step = max(1, 1 << max(0, size.bit_length() - 4))
+    return -(-size // step) * step
