@@ -1,0 +1,323 @@
+"""The prefill of one whole prompt straight from the decoder's weights, with as little memory traffic as possible.
+
+The stock path pays for its generality: three products where one does, a dozen elementwise kernels a layer, copies
+between layouts, all rows of the last layer. Here a layer is seven kernels and its pruning. Keys and values are written
+in the order that the sparse kernel reads, the question's rows are scored where they are needed, and nothing waits for
+the device inside a layer. With propagation most tokens end below layer P: that layer still computes every token's key
+and value, but queries, output and MLP only of those that flow on; the last layer does so for the last token alone.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from purekv_cli.kernels import fused
+from purekv_cli.kernels.attention import attention
+from purekv_cli.kernels.compact import compact
+from purekv_cli.kernels.sparse_prefill import sparse_prefill
+from purekv_cli.method import importance, propagate
+from purekv_cli.method.config import MethodConfig
+from purekv_cli.method.pattern import ROWS, RunList, build, content_change
+from purekv_cli.runtime.cache import CompactCache
+from purekv_cli.runtime.fast_scoring import Flow, Shown, make_scorer
+from purekv_cli.runtime.metrics import KVMeter, StageClock
+from purekv_cli.runtime.prompt import Prompt
+from purekv_cli.runtime.weights import DecoderWeights, LayerWeights, Unsupported
+
+_MLP_ROWS = 16384  # tokens whose MLP is computed at once: bounds the memory of the widest activations
+
+
+def fast_prefill(
+    weights: DecoderWeights,
+    embeds: Tensor,
+    positions: Tensor,
+    prompt: Prompt,
+    config: MethodConfig,
+    cache: CompactCache,
+    *,
+    meter: KVMeter | None = None,
+    clock: StageClock | None = None,
+    tell: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Read a prompt and fill an empty cache as the stock path would.
+
+    Args:
+        weights: of `read_weights`.
+        embeds: [1, N, H].
+        positions: rotary positions, [3, 1, N], [4, 1, N] with the text row first, or [1, N].
+        prompt: what is known of it; all N tokens.
+        config: policy, budget, pattern, propagation.
+        cache: a fresh one; left as it is if this raises.
+        meter: counts K and V bytes.
+        clock: times the parts "scoring" (attention mass) and "pruning" (selection and compaction).
+        tell: called after every layer with (layers done, layers).
+
+    Returns:
+        The last token's hidden state after the final norm, [1, 1, H].
+
+    Raises:
+        Unsupported: this prompt or method needs the stock path, in words. The stock path knows no propagation.
+        UsageError: the budget does not even hold the text.
+    """
+    if embeds.shape[0] != 1 or prompt.batch != 1:
+        raise Unsupported("several prompts at once")
+    if embeds.shape[1] != prompt.length or cache.get_seq_length():
+        raise Unsupported("a prompt that continues or is continued")
+    if config.chunk is not None and config.chunk < prompt.length:
+        raise Unsupported("a prompt in chunks")
+    with torch.no_grad():
+        run = _FastPrefill(weights, positions, prompt, config, embeds, meter or KVMeter(), clock)
+        return run.forward(embeds[0], cache, tell)
+
+
+def uses_sparse(config: MethodConfig, prompt: Prompt) -> bool:
+    """Whether a prompt that comes whole is read with ST-SpAttn."""
+    return config.sparse.enabled and prompt.layout is not None and prompt.length >= config.sparse.min_tokens
+
+
+class _FastPrefill:
+    def __init__(
+        self,
+        weights: DecoderWeights,
+        positions: Tensor,
+        prompt: Prompt,
+        config: MethodConfig,
+        embeds: Tensor,
+        meter: KVMeter,
+        clock: StageClock | None,
+    ) -> None:
+        self._weights, self._config, self._meter, self._clock = weights, config, meter, clock
+        self._length, device = prompt.length, embeds.device
+        layers = len(weights.layers)
+        known = prompt.to(torch.device("cpu"))  # the device is waited for here, before the first layer
+        masks = prompt.to(device).masks
+        if not bool(known.masks.valid.all()):
+            raise Unsupported("a padded prompt")
+        per_token = 2 * layers * weights.kv_heads * weights.head_dim * embeds.element_size()
+        self._entries = max(known.entries(config, per_token)[0], int(known.masks.protected.sum()))
+        self._prunes = self._entries < self._length
+        observed = importance.observed_rows(known.masks, config.observe)[0].nonzero()[:, 0]
+        self._scorer = make_scorer(config, weights.scaling, observed, masks, layers)
+        self._flow = Flow(masks)
+        self._cos, self._sin = self._angles(embeds, positions)
+
+        self._layout = prompt.layout if uses_sparse(config, prompt) else None
+        self._content: Tensor | None = None
+        self._runs: RunList | None = None
+        self._key_rows: Tensor | None = None
+        if self._layout is not None:
+            self._content = content_change(embeds[0, self._layout.video.to(device)], self._layout.grid)
+            self._runs = build(self._layout, config.sparse, self._content)
+            order = self._runs.key_order
+            self._key_rows = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=device))
+
+        self._narrow_at: int | None = None  # the layer above which only some tokens flow
+        if config.propagate is not None and self._prunes and 0 < config.propagate.layer < layers:
+            needed = known.masks.protected.clone()
+            needed[0, -1] = True
+            if config.observe != "all":
+                needed[0, observed] = True
+            count = int(needed.sum())
+            self._needed = needed.to(device)
+            self._flowing = propagate.flowing_count(config.propagate, self._length, self._entries, count)
+            if self._flowing < self._length:
+                self._narrow_at = config.propagate.layer - 1
+        # A video token at the very end reads by its tile, which only the whole tile's attention gives.
+        self._ends_in_video = bool(known.masks.video[0, -1])
+        self._waiting: list[tuple[Shown, Flow]] = []
+        self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # K, V and prompt positions
+
+    def _angles(self, embeds: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin, [N, D]."""
+        rotary = self._weights.rotary
+        if positions.dim() == 3 and positions.shape[0] == 4:
+            positions = positions[1:]
+        if positions.dim() == 2 and hasattr(rotary, "mrope_section"):
+            positions = positions.expand(3, -1, -1)
+        cos, sin = rotary(embeds[:, :1], positions.to(embeds.device))
+        return cos[0], sin[0]
+
+    def forward(self, hidden: Tensor, cache: CompactCache, tell: Callable[[int, int], None] | None) -> Tensor:
+        """[1, 1, H] from embeddings [N, H]."""
+        layers, epsilon = self._weights.layers, self._weights.epsilon
+        normed = fused.rms_norm(hidden, layers[0].attention_norm, epsilon)
+        for index, layer in enumerate(layers):
+            attended, hidden = self._attend(index, layer, normed, hidden)
+            normed, hidden = fused.add_rms_norm(F.linear(attended, layer.out), hidden, layer.mlp_norm, epsilon)
+            del attended
+            update = _mlp(layer, normed)
+            following = layers[index + 1].attention_norm if index + 1 < len(layers) else self._weights.norm
+            normed, hidden = fused.add_rms_norm(update, hidden, following, epsilon)
+            del update
+            if tell is not None:
+                tell(index + 1, len(layers))
+        for index, (key, value, positions) in self._kept.items():
+            cache.layers[index].adopt(key, value, positions, self._length)
+        return normed[-1:][None]
+
+    def _attend(self, index: int, layer: LayerWeights, normed: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention output [m, Hq * D] and residual [m, H] of the rows that go on; the layer's entries are pruned."""
+        runs = None if self._flow.positions is not None or self._needs_lse(index) else self._runs
+        last = index == len(self._weights.layers) - 1 and not (runs is not None and self._ends_in_video)
+        if last or index == self._narrow_at:
+            return self._attend_some(index, layer, normed, hidden, runs)
+        query, key, value = self._project(layer, normed, "all", self._key_rows if runs is not None else None)
+        scaling, lse = self._weights.scaling, None
+        if runs is not None:
+            out, _ = sparse_prefill(query, key, value, runs, scaling)
+        else:
+            out, lse = attention(query, key, value, scaling, causal=True, need_lse=self._needs_lse(index))
+        suffix = self._scorer.rows(self._flow)
+        self._observe(index, query[:, :, -suffix:], None if lse is None else lse[:, :, -suffix:], key, value, runs)
+        return _token_major(out), hidden
+
+    def _attend_some(
+        self, index: int, layer: LayerWeights, normed: Tensor, hidden: Tensor, runs: RunList | None
+    ) -> tuple[Tensor, Tensor]:
+        """The same where only some rows go on: keys and values of all tokens, queries where they are needed."""
+        narrows, scaling = index == self._narrow_at, self._weights.scaling
+        _, key, value = self._project(layer, normed, "kv", self._key_rows if runs is not None and narrows else None)
+        if not narrows:
+            runs = None  # in the prompt's order: text at the end reads everything
+        suffix = min(self._scorer.rows(self._flow), self._flow.count) if self._prunes else 1
+        query, _, _ = self._project(layer, normed, "q", None, slice(-suffix, None))
+        out, lse = None, None
+        if self._needs_lse(index):
+            out, lse = attention(query, key, value, scaling, causal=True, need_lse=True)
+        score = self._observe(index, query, lse, key, value, runs)
+        if not narrows:
+            if out is None:
+                out, _ = attention(query[:, :, -1:], key, value, scaling, causal=False)
+            return _token_major(out[:, :, -1:]), hidden[-1:]
+        if score is None:
+            raise Unsupported(f"propagation from layer {index + 1} with a policy that has no score at layer {index}")
+        rows = propagate.flowing(score, self._needed, self._flowing)
+        query, _, _ = self._project(layer, normed, "q", None, rows)
+        if runs is not None and self._layout is not None:
+            some = build(self._layout, self._config.sparse, self._content, rows=rows)
+        else:
+            some = _causal(rows, self._flow.count)
+        out, _ = sparse_prefill(query, key, value, some, scaling)
+        self._scorer.narrow(rows)
+        self._flow = self._flow.narrowed(rows)
+        self._cos, self._sin = self._cos.index_select(0, rows), self._sin.index_select(0, rows)
+        return _token_major(out), hidden.index_select(0, rows)
+
+    def _needs_lse(self, index: int) -> bool:
+        return self._prunes and self._scorer.needs_lse(index)
+
+    def _project(
+        self,
+        layer: LayerWeights,
+        normed: Tensor,
+        parts: str,
+        key_rows: Tensor | None,
+        rows: Tensor | slice | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated q, k, v ("all", "q" or "kv") of all tokens or some."""
+        weights, split = self._weights, self._weights.heads * self._weights.head_dim
+        features = {"all": slice(None), "q": slice(0, split), "kv": slice(split, None)}[parts]
+        cos, sin = self._cos, self._sin
+        if isinstance(rows, Tensor):
+            normed, cos, sin = (t.index_select(0, rows) for t in (normed, cos, sin))
+        elif rows is not None:
+            normed, cos, sin = normed[rows], cos[rows], sin[rows]
+        bias = None if layer.qkv_bias is None else layer.qkv_bias[features]
+        return fused.rotate(
+            F.linear(normed, layer.qkv[features], bias),
+            cos,
+            sin,
+            0 if parts == "kv" else weights.heads,
+            0 if parts == "q" else weights.kv_heads,
+            key_rows=key_rows,
+            q_norm=layer.q_norm,
+            k_norm=layer.k_norm,
+            epsilon=weights.epsilon,
+        )
+
+    def _observe(
+        self, index: int, query: Tensor, lse: Tensor | None, key: Tensor, value: Tensor, runs: RunList | None
+    ) -> Tensor | None:
+        """Score and prune layer `index`, and those that waited for it; the score of its tokens."""
+        self._meter.watch(key, value)
+        source, order = (None, None) if runs is None else (self._key_rows, runs.key_order)
+        shown = Shown(index, query, lse, key, value, source, order)
+        if not self._prunes:
+            self._keep(shown, self._flow, None)
+            return None
+        with self._part("scoring"):
+            score = self._scorer.score(shown, self._flow)
+        shown = Shown(index, None, None, key, value, source, order)
+        if score is None or self._scorer.waits(index):
+            self._waiting.append((shown, self._flow))
+            return score
+        with self._part("pruning"):
+            self._prune(shown, score)
+        return score
+
+    def _prune(self, shown: Shown, score: Tensor) -> None:
+        flow = self._flow
+        rows = self._select(score)
+        for late, its_flow in self._waiting:
+            if its_flow is not flow:  # it holds the whole prompt: what stays is the same
+                assert flow.positions is not None
+                self._keep(late, its_flow, flow.positions[None, None] if rows is None else flow.positions[rows])
+                continue
+            own = self._scorer.score(late, flow)
+            if own is None:
+                raise Unsupported(f"a policy without a score for layer {late.index}")
+            self._keep(late, flow, self._select(own))
+        self._waiting.clear()
+        self._keep(shown, flow, rows)
+
+    def _select(self, score: Tensor) -> Tensor | None:
+        """The tokens of the flow that stay, int64 [1, Hkv or 1, P]; None: all of them."""
+        return None if self._entries >= self._flow.count else self._scorer.select(score, self._entries, self._flow)
+
+    def _keep(self, shown: Shown, flow: Flow, rows: Tensor | None) -> None:
+        """Copy tokens `rows` of the flow to tensors of their own; None: all of them."""
+        key, value = shown.key, shown.value
+        every = torch.arange(flow.count, device=key.device)[None, None]
+        if rows is not None or shown.source is not None:
+            key, value = compact(key, value, every if rows is None else rows, source=shown.source)
+            self._meter.watch(key, value)
+        positions = every if rows is None else rows
+        if flow.positions is not None:
+            positions = flow.positions[positions.clamp(min=0)].masked_fill(positions < 0, -1)
+        self._kept[shown.index] = key, value, positions
+
+    def _part(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if self._clock is None else self._clock.part(name)
+
+
+def _mlp(layer: LayerWeights, normed: Tensor) -> Tensor:
+    """down(silu(gate) * up), [n, H], some rows at a time."""
+    out = torch.empty_like(normed)
+    for start in range(0, len(normed), _MLP_ROWS):
+        piece = normed[start : start + _MLP_ROWS]
+        torch.mm(fused.silu_mul(F.linear(piece, layer.gate_up)), layer.down.T, out=out[start : start + _MLP_ROWS])
+    return out
+
+
+def _token_major(out: Tensor) -> Tensor:
+    """[1, H, n, D] -> [n, H * D]; attention kernels lay it out so that nothing is copied."""
+    return out.transpose(1, 2).flatten(2)[0]
+
+
+def _causal(rows: Tensor, length: int) -> RunList:
+    """Some rows of dense causal attention: one run of keys for every tile of them."""
+    start = torch.arange(0, len(rows) + ROWS, ROWS, device=rows.device).clamp(max=len(rows))
+    tiles = len(start) - 1
+    return RunList(
+        key_order=torch.arange(length, device=rows.device),
+        query_order=rows,
+        query_row=torch.arange(len(rows), device=rows.device),
+        row_start=start,
+        run_ptr=torch.arange(tiles + 1, device=rows.device),
+        run_start=torch.zeros(tiles, dtype=torch.int64, device=rows.device),
+        run_length=rows[start[1:] - 1] + 1,
+        run_past=rows[start[:-1]] + 1,
+    )

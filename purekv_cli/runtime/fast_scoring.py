@@ -1,0 +1,183 @@
+"""What the fast prefill asks of a policy, layer by layer: which of the tokens that flow stay in the cache.
+
+The default policy is computed from the observed rows alone, in whatever order the keys lie, without waiting for the
+device. Every other policy is asked through its own two functions and gets the layer as the stock path shows it: all
+positions of the prompt, in the prompt's order; tokens that no longer flow are marked as padding.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from purekv_cli.kernels.attention_mass import row_mass
+from purekv_cli.method import importance
+from purekv_cli.method.config import MethodConfig
+from purekv_cli.method.layout import PromptMasks
+from purekv_cli.method.policies import make
+from purekv_cli.method.policies.base import Observation
+from purekv_cli.method.select import keep_best
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One layer's keys and values of the n tokens that flow, and some of its queries."""
+
+    index: int
+    query: Tensor | None  # [1, Hq, M, D], the last M of the n rows; None: asked again
+    lse: Tensor | None  # float32 [1, Hq, M]
+    key: Tensor  # [1, Hkv, n, D]
+    value: Tensor  # [1, Hkv, n, D]
+    source: Tensor | None  # int64 [n], row of every token in key and value; None: in order
+    key_order: Tensor | None  # int64 [n], the token in every row of key and value
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The tokens that flow through a layer, in the prompt's order."""
+
+    masks: PromptMasks  # of them, [1, n]
+    positions: Tensor | None = None  # int64 [n], their places in the prompt; None: all of it
+
+    @property
+    def count(self) -> int:
+        """n."""
+        return self.masks.video.shape[1]
+
+    def narrowed(self, rows: Tensor) -> "Flow":
+        """Only tokens `rows` [m] of these."""
+        masks = (self.masks.video, self.masks.after, self.masks.valid)
+        return Flow(
+            PromptMasks(*(m.index_select(1, rows) for m in masks)),
+            rows if self.positions is None else self.positions[rows],
+        )
+
+
+class Scorer(Protocol):
+    """One policy over one prefill."""
+
+    def rows(self, flow: Flow) -> int:
+        """How many of the last rows' queries it looks at."""
+        ...
+
+    def needs_lse(self, index: int) -> bool:
+        """Whether layer `index` must hand over the LSE of these rows; such a layer attends densely."""
+        ...
+
+    def waits(self, index: int) -> bool:
+        """Whether nothing may be dropped yet after layer `index`, although there is a score."""
+        ...
+
+    def score(self, shown: Shown, flow: Flow) -> Tensor | None:
+        """Running importance of every flowing token, float32 [1, Hkv or 1, n]; None: not known yet."""
+        ...
+
+    def select(self, score: Tensor, count: int, flow: Flow) -> Tensor:
+        """The tokens of the flow that stay, ascending, int64 [1, Hkv or 1, count], -1 where a head keeps fewer."""
+        ...
+
+    def narrow(self, rows: Tensor) -> None:
+        """From now on only tokens `rows` of the flow go on."""
+        ...
+
+
+class Pooled:
+    """`purekv`: the largest attention of any observed row, head and layer so far."""
+
+    def __init__(self, config: MethodConfig, scaling: float, observed: Tensor, length: int, layers: int) -> None:
+        """`observed`: int64 on the CPU, the observed rows' positions in a prompt of `length` tokens, ascending."""
+        self._normalise, self._scaling = config.normalise, scaling
+        self._last = layers - 1 if config.one_set else 0  # the first layer whose score is final
+        self._suffix = length - int(observed[0])
+        self._observed = observed - int(observed[0])  # among the last rows, all of which flow to the end
+        self._whole = len(observed) == self._suffix
+        self._best: Tensor | None = None
+
+    def rows(self, flow: Flow) -> int:
+        return self._suffix
+
+    def needs_lse(self, index: int) -> bool:
+        return False
+
+    def waits(self, index: int) -> bool:
+        return index < self._last
+
+    def score(self, shown: Shown, flow: Flow) -> Tensor | None:
+        if shown.query is None:
+            return self._best
+        self._observed = self._observed.to(shown.key.device)
+        query = shown.query if self._whole else shown.query.index_select(2, self._observed)
+        at = self._observed + (flow.count - self._suffix)
+        running = None if self._normalise else self._best
+        mass = row_mass(
+            query, shown.key, self._scaling, at, shown.key_order, reduce="max", pool_heads=True, running=running
+        )
+        if self._normalise:
+            mass = importance.running_max(self._best, importance.normalised(mass, flow.masks))
+        self._best = mass
+        return mass
+
+    def select(self, score: Tensor, count: int, flow: Flow) -> Tensor:
+        return keep_best(score, count, flow.masks.protected)
+
+    def narrow(self, rows: Tensor) -> None:
+        if self._best is not None:
+            self._best = self._best.index_select(-1, rows)
+
+
+class ByPolicy:
+    """Any policy, through its own functions."""
+
+    def __init__(self, config: MethodConfig, scaling: float, observed: Tensor, masks: PromptMasks, layers: int) -> None:
+        """`masks`: of the whole prompt. `observed`: as for `Pooled`."""
+        self._policy = make(config.policy, config)
+        self._masks, self._scaling, self._layers = masks, scaling, layers
+        self._everything = config.observe == "all"
+        self._suffix = masks.video.shape[1] - int(observed[0])
+
+    def rows(self, flow: Flow) -> int:
+        return flow.count if self._everything else self._suffix
+
+    def needs_lse(self, index: int) -> bool:
+        return self._policy.needs_lse(index)
+
+    def waits(self, index: int) -> bool:
+        return False
+
+    def score(self, shown: Shown, flow: Flow) -> Tensor | None:
+        key, value = (self._placed(states, flow, shown.source) for states in (shown.key, shown.value))
+        query, lse = shown.query, shown.lse
+        if query is not None and self._everything:
+            query = self._placed(query, flow)
+            lse = None if lse is None else self._placed(lse[..., None], flow)[..., 0]
+        masks = self._masks
+        if flow.positions is not None:
+            flows = torch.zeros_like(masks.valid).index_fill_(1, flow.positions, True)
+            masks = PromptMasks(masks.video & flows, masks.after & flows, masks.valid & flows)
+        seen = Observation(shown.index, self._layers, query, key, value, lse, self._scaling, masks)
+        score = self._policy.score(seen)
+        return score if score is None or flow.positions is None else score.index_select(-1, flow.positions)
+
+    def select(self, score: Tensor, count: int, flow: Flow) -> Tensor:
+        return self._policy.select(score, count, flow.masks)
+
+    def narrow(self, rows: Tensor) -> None:
+        """Nothing: the policy goes on seeing all positions."""
+
+    def _placed(self, states: Tensor, flow: Flow, source: Tensor | None = None) -> Tensor:
+        """[1, H, n, D] of the flow at its places in the prompt, zero elsewhere."""
+        if source is not None:
+            states = states.index_select(2, source)
+        if flow.positions is None:
+            return states
+        length = self._masks.video.shape[1]
+        whole = states.new_zeros(*states.shape[:2], length, states.shape[3])
+        return whole.index_copy_(2, flow.positions, states)
+
+
+def make_scorer(config: MethodConfig, scaling: float, observed: Tensor, masks: PromptMasks, layers: int) -> Scorer:
+    """The scorer of a policy."""
+    if config.policy == "purekv" and config.observe != "all":
+        return Pooled(config, scaling, observed, masks.video.shape[1], layers)
+    return ByPolicy(config, scaling, observed, masks, layers)
