@@ -97,6 +97,24 @@ class CompactLayer(DynamicLayer):
         self.keys, self.values = (room[:, :, : filled + new] for room in self._room)
         return self.keys, self.values
 
+    def adopt(self, keys: Tensor, values: Tensor, positions: Tensor, seen: int) -> None:
+        """Take over what a prefill of `seen` tokens has kept.
+
+        Args:
+            keys, values: [B, Hkv, P, D].
+            positions: int64 [B, Hkv or 1, P], -1 in holes, which are only possible where entries were dropped.
+            seen: tokens of the prompt.
+        """
+        self.reset()
+        self.dtype, self.device = keys.dtype, keys.device
+        self.keys, self.values, self.positions = keys, values, positions
+        self.is_initialized = True
+        self.cumulative_length = seen
+        self.settled = keys.shape[-2]
+        if self.settled < seen:
+            self.pruned = self.settled
+            self._holes = (positions < 0).any()
+
     def prune(self, rows: Tensor, start: int = 0) -> None:
         """Keep only `rows` of the entries from `start` on; the others are freed.
 
