@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from purekv_cli import __version__
-from purekv_cli.commands import ask, demo, doctor, models, policies, presets, probe
+from purekv_cli.commands import ask, bench, demo, doctor, models, policies, presets, probe
 from purekv_cli.errors import PureKVError
 from purekv_cli.terminal import ReaderLeft, Terminal
 
@@ -47,6 +47,7 @@ def root(
 
 app.command("ask")(ask.ask)
 app.command("probe")(probe.probe)
+app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.command("models")(models.models)
 app.command("presets")(presets.presets)

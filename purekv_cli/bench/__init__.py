@@ -1,0 +1,1 @@
+"""`purekv bench`: dense against PureKV in one run, every speed-up behind a correctness gate."""

@@ -1,0 +1,163 @@
+"""From the flags of `purekv bench` to its result: model and request, the bench, tables and files."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import typer
+from rich.console import Console
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from purekv_cli.bench import plot, table
+from purekv_cli.bench.compare import Bench
+from purekv_cli.bench.export import facts, to_json
+from purekv_cli.bench.measure import limits
+from purekv_cli.bench.request import (
+    CPU_LENGTHS,
+    GPU_LENGTHS,
+    TEXT_AFTER,
+    TEXT_BEFORE,
+    Request,
+    read_budgets,
+    read_counts,
+    read_grid,
+    read_names,
+    read_propagations,
+)
+from purekv_cli.bench.result import Result
+from purekv_cli.bench.shapes import build, shape
+from purekv_cli.errors import UsageError
+from purekv_cli.method.policies import make
+from purekv_cli.models import registry
+from purekv_cli.models.placement import choose_device, choose_dtype
+from purekv_cli.presets import choose
+from purekv_cli.terminal import Terminal, page
+
+if TYPE_CHECKING:
+    from purekv_cli.commands.bench import BenchFlags
+
+INTERRUPTED = 130
+
+
+def run(flags: "BenchFlags", arguments: list[str]) -> None:
+    """Everything, in order: what can be wrong with the request is found before any work.
+
+    Raises:
+        PureKVError, and typer.Exit with 1 behind a red gate, 130 after Ctrl-C.
+    """
+    terminal = Terminal(flags.quiet)
+    device = choose_device(flags.device)
+    name = _model_name(flags, device)
+    request = _request(flags, device)
+    base = choose(None, _names(flags, name)).method
+    for policy in request.policies:
+        make(policy, base)
+    for path, kinds in ((flags.export_json, ".json"), (flags.export_markdown, ".md"), (flags.plot, ".png")):
+        _check_target(path, kinds)
+    dtype = choose_dtype(flags.dtype.value, device)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    with _progress(terminal) as tell:
+        tell(f"building {name}")
+        model = _load(flags, name, device, dtype)
+        tell("limits of the device")
+        result = Result(facts(device, arguments, name, dtype), limits(device, dtype))
+        Bench(model, request, base, result, tell).run()
+    _show(flags, result, terminal)
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if not result.green or all(row.failure for row in result.rows):
+        raise typer.Exit(1)
+
+
+def _request(flags: "BenchFlags", device: torch.device) -> Request:
+    grid = read_grid(flags.grid)
+    if flags.frames is not None and flags.tokens is not None:
+        raise UsageError("--frames and --tokens contradict each other", "Give one of them.")
+    if flags.frames is not None:
+        tokens: tuple[int, ...] = (TEXT_BEFORE + TEXT_AFTER + -(-flags.frames // 2) * grid[0] * grid[1],)
+    else:
+        tokens = read_counts(flags.tokens or (GPU_LENGTHS if device.type == "cuda" else CPU_LENGTHS))
+    return Request(
+        tokens=tokens,
+        grid=grid,
+        budgets=read_budgets(flags.budget),
+        policies=read_names(flags.policy),
+        propagations=read_propagations(flags.propagate),
+        runs=flags.runs,
+        warmup=flags.warmup,
+        max_tokens=flags.max_tokens,
+        seed=flags.seed,
+    )
+
+
+def _model_name(flags: "BenchFlags", device: torch.device) -> str:
+    """For people: a shape with random weights, or a model."""
+    if flags.shape and flags.model:
+        raise UsageError("--shape and --model contradict each other", "Give one of them.")
+    if flags.model:
+        return flags.model
+    if flags.shape is None:
+        return "shape 7b, random weights" if device.type == "cuda" else registry.DEMO
+    shape(flags.shape)
+    return f"shape {flags.shape}, random weights"
+
+
+def _names(flags: "BenchFlags", name: str) -> tuple[str, ...]:
+    """What presets may know the model by."""
+    size = flags.shape or flags.model or ("demo" if name == registry.DEMO else "7b")
+    return (size, registry.ALIASES.get(size, size))
+
+
+def _load(flags: "BenchFlags", name: str, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    if flags.model or name == registry.DEMO:
+        kind = str(dtype).removeprefix("torch.")
+        return registry.load(registry.resolve(flags.model or name), kind, str(device)).model
+    return build(flags.shape or "7b", device, dtype, flags.seed)
+
+
+def _check_target(path: Path | None, suffix: str) -> None:
+    """Found out before hours of work, not after."""
+    if path is None:
+        return
+    if path.suffix.lower() != suffix:
+        raise UsageError(
+            f"cannot write {str(path)!r}: its name should end in {suffix}", f"Name it {path.stem}{suffix}."
+        )
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK) or path.is_dir():
+        raise UsageError(f"cannot write {str(path)!r}", "Choose a file in a folder you may write to.")
+
+
+def _show(flags: "BenchFlags", result: Result, terminal: Terminal) -> None:
+    if flags.json:
+        terminal.write(to_json(result))
+    else:
+        page().print(table.rich(result))
+    for path, text in ((flags.export_json, to_json), (flags.export_markdown, table.markdown)):
+        if path:
+            path.write_text(text(result), encoding="utf-8")
+            terminal.note(f"written: {path}")
+    if flags.plot and plot.draw(result, flags.plot):
+        terminal.note(f"written: {flags.plot}")
+
+
+@contextmanager
+def _progress(terminal: Terminal) -> Iterator[Callable[[str], None]]:
+    """What is being done: one line that changes for a person, one a length for a log."""
+    if terminal.bars:
+        with Console(stderr=True, highlight=False, markup=False).status("") as status:
+            yield status.update
+        return
+    said: set[str] = set()
+
+    def tell(step: str) -> None:
+        part = step.partition(":")[0]
+        if part not in said:
+            said.add(part)
+            terminal.note(f"purekv bench: {part}")
+
+    yield tell

@@ -1,0 +1,88 @@
+"""The result as JSON, with the raw times of every run, and the facts that make it repeatable."""
+
+import platform
+import shlex
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import transformers
+
+from purekv_cli import __version__
+from purekv_cli.bench.result import Result, Row
+from purekv_cli.report.record import dumps
+
+SCHEMA_VERSION = 1
+
+
+def facts(device: torch.device, arguments: list[str], model: str, dtype: torch.dtype) -> dict[str, object]:
+    """Device, versions, model and command line."""
+    versions = {"purekv": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    try:
+        import triton
+
+        versions["triton"] = triton.__version__
+    except ImportError:
+        pass
+    return {
+        "command": shlex.join(["purekv", *arguments]),
+        "model": model,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": _device_name(device),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "python": platform.python_version(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    return f"{device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def to_json(result: Result) -> str:
+    """One object; times in seconds, sizes in bytes."""
+    return dumps(
+        {
+            "schema_version": SCHEMA_VERSION,
+            **result.facts,
+            "limits": asdict(result.limits),
+            "gate": [{**asdict(check), "covers": sorted(check.covers)} for check in result.checks],
+            "green": result.green,
+            "interrupted": result.interrupted,
+            "rows": [_row(result, row) for row in result.rows],
+        }
+    )
+
+
+def _row(result: Result, row: Row) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "length": row.label,
+        "tokens": row.tokens,
+        "row": row.arm.name,
+        "kind": row.arm.kind,
+        "config": asdict(row.arm.config),
+        "failure": row.failure,
+        "runs": [asdict(times) for times in row.runs],
+        "costs": asdict(row.costs) if row.costs else None,
+    }
+    if row.measured and row.costs:
+        values["prefill"], values["first_token"], values["token"] = map(
+            asdict, (row.prefill, row.first_token, row.token)
+        )
+        values["speed_ups"] = _speed_ups(result, row)
+    return values
+
+
+def _speed_ups(result: Result, row: Row) -> dict[str, float] | None:
+    """Against stock; None behind a red gate or without a baseline."""
+    stock = result.stock(row.label)
+    if stock is None or stock.costs is None or row.costs is None or result.red(row.arm.kind):
+        return None
+    return {
+        "prefill": stock.prefill.mean / row.prefill.mean,
+        "first_token": stock.first_token.mean / row.first_token.mean,
+        "token": stock.token.mean / row.token.mean,
+        "kv_kept": row.costs.kv_kept / stock.costs.kv_kept,
+        "kv_peak": row.costs.kv_peak / stock.costs.kv_kept,
+    }

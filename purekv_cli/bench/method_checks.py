@@ -1,0 +1,100 @@
+"""Whole models: pruning against masking, our engines against stock transformers.
+
+A tiny random model in float32 must say the same tokens; the timed model, whose dtype is coarser, is held to stock's
+logits.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from transformers import PreTrainedModel
+
+from purekv_cli.bench import engines
+from purekv_cli.bench.gate import OURS, PRUNED, distance, held
+from purekv_cli.bench.masked import masked_logits, masks
+from purekv_cli.bench.problem import Problem, synthetic
+from purekv_cli.bench.result import Check
+from purekv_cli.bench.shapes import build
+from purekv_cli.method.budget import Budget
+from purekv_cli.method.config import MethodConfig, Propagation, SparseConfig
+from purekv_cli.runtime.answering import text_positions
+from purekv_cli.runtime.embed import embed_tokens
+
+LOGITS = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}  # relative, of the whole vector
+_TOKENS = 8
+_SHARPER = 6.0  # times the tiny model's queries and keys, so that what is pruned shows
+
+
+def method_checks(device: torch.device, policies: tuple[str, ...]) -> Iterator[Check]:
+    """Pruned = masked, and the same tokens without pruning, on a tiny model in float32."""
+    model = build("tiny", device, torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "visual" not in name and name.endswith(("q_proj.weight", "k_proj.weight")):
+                parameter.mul_(_SHARPER)
+    problem = synthetic(model, "gate", steps=4, grid=(6, 8))
+    dense = MethodConfig(policy="dense", budget=Budget("fraction", 1.0), sparse=SparseConfig(enabled=False))
+    ours = engines.ours(model)
+
+    def same_tokens() -> float:
+        expected = _tokens(engines.Stock(model), problem, dense)
+        got = _tokens(ours, problem, dense)
+        if expected != got:
+            raise ValueError(f"stock transformers says {expected}, {ours.name} {got}")
+        return 0.0
+
+    yield held("greedy tokens, dense engine = stock", OURS, 0.0, same_tokens)
+    for policy in policies:
+        if policy == "dense":
+            continue
+        whole = replace(dense, policy=policy, budget=Budget("fraction", 0.5))
+        compare = _pruned_equals_masked(model, ours, problem, whole)
+        yield held(f"pruned = masked, {policy}", PRUNED, 1e-3, compare)
+        if not ours.propagates:
+            continue
+        flowing = replace(whole, propagate=Propagation(2, 0.5))
+        compare = _pruned_equals_masked(model, ours, problem, flowing)
+        yield held(f"pruned = masked, {policy} with propagation", frozenset({"propagated"}), 1e-3, compare)
+
+
+def model_check(model: PreTrainedModel, problem: Problem, dense: MethodConfig) -> Check:
+    """The timed model's logits after a dense prefill, ours against stock's."""
+
+    def compare() -> float:
+        expected = engines.Stock(model).prefill(problem, dense).logits
+        got = engines.ours(model).prefill(problem, dense).logits
+        return float((got.float() - expected.float()).norm() / expected.float().norm())
+
+    return held(f"logits at {problem.tokens} tokens, dense engine against stock", OURS, LOGITS[model.dtype], compare)
+
+
+def _pruned_equals_masked(
+    model: PreTrainedModel, ours: engines.Engine, problem: Problem, config: MethodConfig
+) -> Callable[[], float]:
+    def compare() -> float:
+        read = ours.prefill(problem, config)
+        first = read.logits.clone()
+        kept = [places.clone() for places in ours.kept(read)]
+        ours.start(read, _TOKENS)
+        tokens = ours.decode(read, _TOKENS - 1)
+        if all(places.shape[-1] >= problem.tokens for places in kept):
+            raise ValueError("nothing was pruned")
+        at = text_positions(problem.positions, problem.tokens, problem.next_position, _TOKENS)
+        embeds = torch.cat([problem.embeds, embed_tokens(model, torch.tensor([tokens]))], 1)
+        positions = torch.cat([problem.positions, at], -1)
+        flows = None if config.propagate is None else config.propagate.layer
+        seen = masks(kept, problem.tokens, embeds.shape[1], flows)
+        logits = masked_logits(model, embeds, positions, seen, _TOKENS + 1)[:-1]
+        expected = logits.argmax(-1).tolist()
+        if tokens != expected:
+            raise ValueError(f"the masked model says {expected}, {ours.name} {tokens}")
+        return distance(first, logits[:1])
+
+    return compare
+
+
+def _tokens(engine: engines.Engine, problem: Problem, config: MethodConfig) -> list[int]:
+    read = engine.prefill(problem, config)
+    engine.start(read, _TOKENS)
+    return engine.decode(read, _TOKENS - 1)
