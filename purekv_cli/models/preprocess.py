@@ -2,8 +2,9 @@
 
 The library's processor needs torchvision; nothing else here does. Three steps: an antialiased bicubic resize on uint8
 (always on the CPU, whose integer kernel is the reference), rescaling and normalisation fused into one subtraction and
-one division, and a permutation that puts the patches of one merged token side by side. Frames go through in slices,
-so that the float copy of a long clip exists only once, in the dtype the model wants.
+one division, and a permutation that puts the patches of one merged token side by side. The device that wants the
+patches makes them, from bytes: a quarter of the upload. Frames go through in slices, so that the float copy of a long
+clip exists only once, in the dtype the model wants.
 """
 
 from collections.abc import Mapping
@@ -56,21 +57,41 @@ def preprocess(
         Patches [T * rows * columns, 3 * temporal_patch * patch * patch] and the grid, int64 [1, 3]: T, and the rows
         and columns of a frame in patches before merging.
     """
-    patch, merge, depth = geometry.patch, geometry.merge, geometry.temporal_patch
-    rows, columns = size[0] // patch, size[1] // patch
+    depth, device = geometry.temporal_patch, torch.device(device)
+    rows, columns = size[0] // geometry.patch, size[1] // geometry.patch
     steps = -(-len(pixels) // depth)
-    mean, std = (torch.tensor(values).mul(255).view(3, 1, 1).to(device) for values in (scale.mean, scale.std))
-    out = torch.empty(steps, rows * columns, 3 * depth * patch * patch, dtype=dtype, device=device)
+    out = torch.empty(steps, rows * columns, 3 * depth * geometry.patch**2, dtype=dtype, device=device)
     for start in range(0, steps, _SLICE // depth):
         stop = min(start + _SLICE // depth, steps)
-        frames = torch.from_numpy(np.ascontiguousarray(pixels[start * depth : stop * depth])).permute(0, 3, 1, 2)
-        if frames.shape[-2:] != size:
-            frames = F.interpolate(frames.contiguous(), size=size, mode="bicubic", antialias=True)
-        values = frames.to(device).float().sub(mean).div(std)
-        if missing := (stop - start) * depth - len(values):
-            values = torch.cat([values, values[-1:].expand(missing, -1, -1, -1)])
-        cells = values.reshape(
-            stop - start, depth, 3, rows // merge, merge, patch, columns // merge, merge, patch
-        )  # step, frame, channel, then row and column each as token, patch in token, pixel in patch
-        out[start:stop] = cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(stop - start, rows * columns, -1)
+        frames = torch.from_numpy(np.ascontiguousarray(pixels[start * depth : stop * depth]))
+        if frames.shape[1:3] != size:
+            upright = frames.permute(0, 3, 1, 2).contiguous()
+            frames = F.interpolate(upright, size=size, mode="bicubic", antialias=True).permute(0, 2, 3, 1)
+        out[start:stop] = to_patches(upload(frames, device), geometry, scale)
     return out.flatten(0, 1), torch.tensor([[steps, rows, columns]], device=device)
+
+
+def upload(frames: Tensor, device: torch.device) -> Tensor:
+    """Bytes on the device; a GPU fetches them itself, from pinned memory, while the CPU goes on."""
+    if device.type != "cuda":
+        return frames.to(device)
+    return frames.contiguous().pin_memory().to(device, non_blocking=True)
+
+
+def to_patches(frames: Tensor, geometry: ModelGeometry, scale: PixelScale) -> Tensor:
+    """Patches of frames that have their size: float32 [T, rows * columns, 3 * temporal_patch * patch * patch].
+
+    Args:
+        frames: uint8 [n, H, W, 3] on any device, H and W multiples of `geometry.cell`. A last frame without a partner
+            is repeated.
+    """
+    patch, merge, depth = geometry.patch, geometry.merge, geometry.temporal_patch
+    rows, columns, steps = frames.shape[1] // patch, frames.shape[2] // patch, -(-len(frames) // depth)
+    mean, std = (torch.tensor(values).mul(255).view(3, 1, 1).to(frames.device) for values in (scale.mean, scale.std))
+    values = frames.permute(0, 3, 1, 2).float().sub(mean).div(std)
+    if missing := steps * depth - len(values):
+        values = torch.cat([values, values[-1:].expand(missing, -1, -1, -1)])
+    cells = values.reshape(
+        steps, depth, 3, rows // merge, merge, patch, columns // merge, merge, patch
+    )  # step, frame, channel, then row and column each as token, patch in token, pixel in patch
+    return cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(steps, rows * columns, -1)

@@ -8,6 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from purekv_cli.models.base import Inputs
+from purekv_cli.runtime.vision import tower_features
+from purekv_cli.runtime.vision_weights import read_tower
+from purekv_cli.runtime.weights import Unsupported
 
 
 def embed_prompt(model: PreTrainedModel, inputs: Inputs) -> Tensor:
@@ -23,7 +26,22 @@ def embed_prompt(model: PreTrainedModel, inputs: Inputs) -> Tensor:
 
 
 def video_features(model: PreTrainedModel, inputs: Inputs) -> Tensor:
-    """What the vision tower and its merger make of the frames, [V, hidden], in frame-major order."""
+    """What the vision tower and its merger make of the frames, [V, hidden], in frame-major order.
+
+    Features that are there already (`vision_stream`) are taken; else the fast tower runs where it knows the model
+    (`vision.explain`), else the stock one.
+    """
+    features = inputs.features
+    if "video_features" in features:
+        return features["video_features"]
+    try:
+        known_tower = read_tower(model)
+    except Unsupported:
+        return _stock_features(model, inputs)
+    return tower_features(known_tower, features["pixel_values_videos"], features["video_grid_thw"])
+
+
+def _stock_features(model: PreTrainedModel, inputs: Inputs) -> Tensor:
     tower: Any = model.get_video_features
     known = inspect.signature(tower).parameters
     given = {name: tensor.to(model.device) for name, tensor in inputs.features.items() if name in known}
