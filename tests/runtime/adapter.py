@@ -35,12 +35,6 @@ class TinyAdapter:
     def __init__(self, model: PreTrainedModel | None = None) -> None:
         self.model = model or tiny_model()
         self.tokenizer = byte_tokenizer()
-        self.vision_calls = 0
-        tower = self.model.model.visual
-        tower.register_forward_hook(self._count)
-
-    def _count(self, *_: Any) -> None:
-        self.vision_calls += 1
 
     @cached_property
     def geometry(self) -> ModelGeometry:

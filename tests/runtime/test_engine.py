@@ -12,6 +12,7 @@ from purekv_cli.errors import OutOfResources, UsageError
 from purekv_cli.method.budget import Budget
 from purekv_cli.method.config import MethodConfig, SparseConfig
 from purekv_cli.models.base import Inputs
+from purekv_cli.runtime.embed import video_features
 from purekv_cli.runtime.engine import Engine
 from purekv_cli.runtime.events import Answer, Event, Progress, Text
 from purekv_cli.runtime.sampling import Generation
@@ -73,13 +74,16 @@ def test_later_questions_too(adapter: TinyAdapter, policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", ["random", "purekv"])
-def test_vision_runs_once_and_prefill_is_shared_where_it_can(policy: str) -> None:
-    adapter = TinyAdapter()
+def test_vision_runs_once_and_prefill_is_shared_where_it_can(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, looks = TinyAdapter(), []
+    monkeypatch.setattr(
+        "purekv_cli.runtime.embed.video_features", lambda *given: looks.append(given) or video_features(*given)
+    )
     inputs = adapter.inputs("first?")
     maker = engine(adapter, policy)
     session = maker.open(inputs)
     reads = [last(session.ask(question, FEW)).stats for question in ("first?", "next?")]
-    assert adapter.vision_calls == 1
+    assert len(looks) == 1
     assert maker.shares_prefill is (policy == "random")
     assert reads[1].vision_seconds == 0
     assert reads[0].prompt_tokens == inputs.layout.length
