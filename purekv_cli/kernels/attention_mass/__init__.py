@@ -6,10 +6,10 @@ max:  the same with the largest term in place of the sum
 
 from torch import Tensor
 
-from purekv_cli.kernels.attention_mass import reference
+from purekv_cli.kernels.attention_mass.backends import choose, explain
 from purekv_cli.kernels.attention_mass.reduce import Reduce
 
-__all__ = ["Reduce", "attention_mass", "row_mass"]
+__all__ = ["Reduce", "attention_mass", "explain", "row_mass"]
 
 
 def attention_mass(
@@ -34,7 +34,7 @@ def attention_mass(
         valid: bool [B, M], False where a prompt is padded: such queries do not vote and such keys get nothing.
         reduce: "sum" or "max" over rows and the heads of a group.
     """
-    return reference.attention_mass(query, key, lse, scaling, rows, valid, reduce)
+    return choose(query, key).attention_mass(query, key, lse, scaling, rows, valid, reduce)
 
 
 def row_mass(
@@ -52,7 +52,8 @@ def row_mass(
     """Attention mass of every prompt position from a few rows, float32 [B, Hkv, M] or, pooled, [B, 1, M].
 
     For the fast prefill: only the observed rows come in, keys may lie in any order, nothing waits for the device, and
-    it can be captured in a CUDA graph. A row sees the keys whose position is no later than its own.
+    it can be captured in a CUDA graph (after a first call outside of it, in which the kernel has to prove itself).
+    A row sees the keys whose position is no later than its own.
 
     Args:
         query: [B, Hq, R, D], rotated: the observed rows alone. Any strides as long as D is contiguous.
@@ -69,6 +70,6 @@ def row_mass(
     Returns:
         A new tensor, indexed by prompt position.
     """
-    return reference.row_mass(
+    return choose(query, key).row_mass(
         query, key, scaling, row_positions, key_positions, lse, reduce, pool_heads=pool_heads, running=running
     )

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from purekv_cli.kernels.compact import reference
+from purekv_cli.kernels.compact.backends import choose, explain
 
-__all__ = ["compact"]
+__all__ = ["compact", "explain"]
 
 
 def compact(key: Tensor, value: Tensor, positions: Tensor, *, source: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -19,4 +19,4 @@ def compact(key: Tensor, value: Tensor, positions: Tensor, *, source: Tensor | N
     Returns:
         key, value [B, Hkv, P, D], zero where the position is -1.
     """
-    return reference.compact(key, value, positions, source)
+    return choose(key).compact(key, value, positions, source)
