@@ -23,6 +23,8 @@ from purekv_cli.video.reader import FrameReader, open_reader
 from purekv_cli.video.sample import SamplePlan
 
 OnFrame = Callable[[int, int], None]
+Told = Callable[[int, int], None]  # (targets done, slot of `pixels` just filled)
+OnPixels = Callable[[NDArray[np.uint8], int, int], None]
 
 
 def decode(
@@ -31,10 +33,13 @@ def decode(
     size: tuple[int, int] | None = None,
     on_frame: OnFrame | None = None,
     threads: int | None = None,
+    on_pixels: OnPixels | None = None,
 ) -> Frames:
     """The frames on show at the plan's times, resized (bicubic) to `size` (height, width as shown) if given.
 
     `on_frame(done, total)` is called after each. `threads` None lets FFmpeg choose; give 1 to each of many workers.
+    `on_pixels(pixels, first, stop)` is called when frames first..stop-1 of `pixels` [N, H, W, 3] will not change any
+    more, so that work on them can begin before the last one is there; N counts targets, and fewer frames may come.
     Targets beyond what a damaged clip still gives are dropped, and `Frames.damage` says so.
     Errors: UnreadableInput when nothing can be read, OutOfResources when the frames cannot fit into memory.
     """
@@ -42,10 +47,17 @@ def decode(
     height, width = size or (info.height, info.width)
     _check_memory(len(plan.times), height, width)
     pixels = np.empty((len(plan.times), height, width, 3), np.uint8)
+
+    def told(done: int, slot: int) -> None:
+        if on_pixels is not None:
+            on_pixels(pixels, slot, slot + 1)
+        if on_frame is not None:
+            on_frame(done, len(plan.times))
+
     if info.kind == "video":
-        kept, times, damage = _decode_video(info, plan, pixels, on_frame, threads)
+        kept, times, damage = _decode_video(info, plan, pixels, told, threads)
     else:
-        kept, times, damage = _decode_images(info, plan, pixels, on_frame)
+        kept, times, damage = _decode_images(info, plan, pixels, told)
     if not kept:
         raise UnreadableInput(
             f"no frame of {info.path.name} could be decoded at the times asked for",
@@ -63,10 +75,9 @@ def decode(
 
 
 def _decode_video(
-    info: VideoInfo, plan: SamplePlan, pixels: NDArray[np.uint8], on_frame: OnFrame | None, threads: int | None
+    info: VideoInfo, plan: SamplePlan, pixels: NDArray[np.uint8], told: Told, threads: int | None
 ) -> tuple[list[int], list[float], str | None]:
     """Fill `pixels` from the front; returns the targets kept (indices), their frames' times, and the damage."""
-    total = len(plan.times)
     turned = info.rotation % 180 != 0
     stored_size = (pixels.shape[2], pixels.shape[1]) if turned else (pixels.shape[1], pixels.shape[2])
     kept: list[int] = []
@@ -100,8 +111,7 @@ def _decode_video(
             previous = ticks
             kept.append(target)
             times.append(ticks * info.time_base.numerator / info.time_base.denominator)
-            if on_frame is not None:
-                on_frame(target + 1, total)
+            told(target + 1, slot)
     return kept, times, _video_damage(info, reader, plan, kept, stand_ins)
 
 
@@ -131,7 +141,7 @@ def _video_damage(
 
 
 def _decode_images(
-    info: VideoInfo, plan: SamplePlan, pixels: NDArray[np.uint8], on_frame: OnFrame | None
+    info: VideoInfo, plan: SamplePlan, pixels: NDArray[np.uint8], told: Told
 ) -> tuple[list[int], list[float], str | None]:
     """As `_decode_video`, for images: an unreadable one is left out."""
     files: list[Path] = list_images(info.path) if info.kind == "images" else [info.path]
@@ -148,8 +158,7 @@ def _decode_images(
             continue
         kept.append(target)
         times.append(info.frame_times[index])
-        if on_frame is not None:
-            on_frame(target + 1, len(plan.times))
+        told(target + 1, len(kept) - 1)
     many = "s" * (len(unreadable) > 1)
     return kept, times, f"skipped {len(unreadable)} unreadable image{many}" if unreadable else None
 

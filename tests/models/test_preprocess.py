@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from purekv_cli.models.geometry import ModelGeometry
-from purekv_cli.models.preprocess import PixelScale, preprocess
+from purekv_cli.models.preprocess import PixelScale, preprocess, to_patches, upload
 from tests.models.golden_cases import PIXELS, PixelCase, digest
 
 DATA = Path(__file__).parents[1] / "data"
@@ -62,3 +62,31 @@ def test_checkpoint_statistics_are_used() -> None:
     white = np.full((2, 28, 28, 3), 255, np.uint8)
     values, _ = preprocess(white, (28, 28), ModelGeometry(1, 1, 1, 8), scale)
     assert torch.all(values == 2)
+
+
+def test_a_slice_is_made_of_bytes_on_any_device() -> None:
+    """The upload is bytes, and what a GPU makes of them is what the CPU makes, bit for bit."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 56, 84, 3), dtype=np.uint8)
+    geometry = ModelGeometry(1, 1, 1, 8)
+    there = upload(torch.from_numpy(pixels), device)
+    assert (there.dtype, there.device.type) == (torch.uint8, device.type)
+    made = to_patches(there, geometry, PixelScale())
+    expected, grid = preprocess(pixels, (56, 84), geometry, PixelScale())
+    assert grid.tolist() == [[3, 4, 6]]
+    assert torch.equal(made.flatten(0, 1).cpu(), expected)
+    for dtype in (torch.float32, torch.bfloat16):
+        values, _ = preprocess(pixels, (56, 84), geometry, PixelScale(), device, dtype)
+        assert torch.equal(values.cpu(), expected.to(dtype))
+
+
+def test_patches_follow_the_definition() -> None:
+    """Merged tokens in raster order, their patches in raster order, values by channel, frame, row, column."""
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 56, 84, 3), dtype=np.uint8)
+    values, _ = preprocess(pixels, (56, 84), ModelGeometry(1, 1, 1, 8), PixelScale((0, 0, 0), (1, 1, 1)))
+    values = values.view(2, 2, 3, 2, 2, 3, 2, 14, 14).mul(255).round()
+    for step, row, column, inner_row, inner_column, channel, frame in np.ndindex(values.shape[:7]):
+        top, left = (row * 2 + inner_row) * 14, (column * 2 + inner_column) * 14
+        source = pixels[min(step * 2 + frame, 2), top : top + 14, left : left + 14, channel]
+        got = values[step, row, column, inner_row, inner_column, channel, frame]
+        assert torch.equal(got, torch.from_numpy(source).float())

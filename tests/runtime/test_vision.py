@@ -1,6 +1,7 @@
 """The own tower computes what transformers' does, in one go, in chunks, and while frames are still coming."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,10 @@ from purekv_cli.runtime.vision import explain, tower_features
 from purekv_cli.runtime.vision_stream import StreamingEmbedder
 from purekv_cli.runtime.vision_weights import read_tower
 from purekv_cli.runtime.weights import Unsupported
+from purekv_cli.video.decode import decode
+from purekv_cli.video.probe import probe
+from purekv_cli.video.sample import SampleSpec, sample
+from tests.clips import Recipe, make
 from tests.runtime.tiny import DEVICE, clip, tiny_model
 
 # [T, rows, columns] in patches of clips in one call; windows are 8 x 8 patches
@@ -210,6 +215,15 @@ def test_a_clip_that_ends_early_has_only_the_features_of_what_it_gave(count):
     got = stream.finish(count)
     assert got.shape == expected.shape
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_clip_is_embedded_while_it_is_decoded(tmp_path: Path) -> None:
+    path = make(tmp_path, Recipe(size=(84, 112), frames=20, b_frames=2)).path
+    info, model = probe(path), holder()
+    plan = sample(info, SampleSpec(mode="uniform", frames=7))
+    stream = StreamingEmbedder(model, ModelGeometry(1, 1, 1, 8), PixelScale(), chunk=1)
+    pixels = decode(info, plan, (56, 84), on_pixels=stream.ready).pixels
+    torch.testing.assert_close(stream.finish(len(pixels)), one_shot(model, pixels), atol=1e-6, rtol=1e-6)
 
 
 def test_nothing_given_is_an_error():

@@ -254,6 +254,32 @@ def test_progress_is_told_for_every_frame(clips: dict[str, Clip]) -> None:
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.parametrize("name", ["b_frames.mkv", "bad_end.mkv"])
+def test_frames_are_handed_on_as_they_come_and_then_stay(clips: dict[str, Clip], name: str) -> None:
+    clip = clips["b_frames.mkv"]
+    if name == "bad_end.mkv":  # its last second does not decode
+        clip = make_clips.corrupted(clip, range(36, 48), name)
+    seen: list[NDArray[np.uint8]] = []
+
+    def take(pixels: NDArray[np.uint8], first: int, stop: int) -> None:
+        assert len(pixels) == 5
+        assert first == len(seen)
+        seen.extend(pixels[first:stop].copy())
+
+    frames = decode(probe(clip.path), at(0.5, 1.5, 1.5, 2.5, 3.9), on_pixels=take)
+    assert len(frames.pixels) == (4 if name == "bad_end.mkv" else 5)
+    np.testing.assert_array_equal(np.stack(seen), frames.pixels)
+
+
+def test_images_are_handed_on_too(tmp_path: Path) -> None:
+    folder = make_clips.image_folder(tmp_path / "frames", 4)
+    (folder / "frame2.png").write_bytes(b"no image")
+    info = probe(folder)
+    slots: list[tuple[int, int]] = []
+    decode(info, sample(info, SampleSpec(fps=1.0)), on_pixels=lambda _, first, stop: slots.append((first, stop)))
+    assert slots == [(0, 1), (1, 2), (2, 3)]
+
+
 def test_ctrl_c_passes_through(clips: dict[str, Clip]) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
