@@ -85,12 +85,13 @@ class Scorer(Protocol):
 class Pooled:
     """`purekv`: the largest attention of any observed row, head and layer so far."""
 
-    def __init__(self, config: MethodConfig, scaling: float, observed: Tensor, length: int, layers: int) -> None:
-        """`observed`: int64 on the CPU, the observed rows' positions in a prompt of `length` tokens, ascending."""
+    def __init__(self, config: MethodConfig, scaling: float, observed: Tensor, masks: PromptMasks, layers: int) -> None:
+        """`masks`: of the whole prompt. `observed`: int64 on the CPU, the observed rows' positions in it, ascending."""
         self._normalise, self._scaling = config.normalise, scaling
         self._last = layers - 1 if config.one_set else 0  # the first layer whose score is final
-        self._suffix = length - int(observed[0])
-        self._observed = observed - int(observed[0])  # among the last rows, all of which flow to the end
+        self._suffix = masks.video.shape[1] - int(observed[0])
+        observed = observed - int(observed[0])  # among the last rows, all of which flow to the end
+        self._observed = observed.to(masks.video.device)
         self._whole = len(observed) == self._suffix
         self._best: Tensor | None = None
 
@@ -106,7 +107,6 @@ class Pooled:
     def score(self, shown: Shown, flow: Flow) -> Tensor | None:
         if shown.query is None:
             return self._best
-        self._observed = self._observed.to(shown.key.device)
         query = shown.query if self._whole else shown.query.index_select(2, self._observed)
         at = self._observed + (flow.count - self._suffix)
         running = None if self._normalise else self._best
@@ -130,7 +130,7 @@ class ByPolicy:
     """Any policy, through its own functions."""
 
     def __init__(self, config: MethodConfig, scaling: float, observed: Tensor, masks: PromptMasks, layers: int) -> None:
-        """`masks`: of the whole prompt. `observed`: as for `Pooled`."""
+        """As for `Pooled`."""
         self._policy = make(config.policy, config)
         self._masks, self._scaling, self._layers = masks, scaling, layers
         self._everything = config.observe == "all"
@@ -179,5 +179,5 @@ class ByPolicy:
 def make_scorer(config: MethodConfig, scaling: float, observed: Tensor, masks: PromptMasks, layers: int) -> Scorer:
     """The scorer of a policy."""
     if config.policy == "purekv" and config.observe != "all":
-        return Pooled(config, scaling, observed, masks.video.shape[1], layers)
+        return Pooled(config, scaling, observed, masks, layers)
     return ByPolicy(config, scaling, observed, masks, layers)

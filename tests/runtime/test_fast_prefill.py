@@ -350,6 +350,25 @@ def test_no_layer_waits_for_the_device(model: PreTrainedModel) -> None:
         fast(model, prompts, method(), tell=tell)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device")
+@pytest.mark.parametrize("sparse", [SPARSE, SparseConfig(enabled=False)], ids=["sparse", "dense"])
+def test_no_layer_waits_for_a_gpu(sparse: SparseConfig) -> None:
+    model = tiny_model(layers=LAYERS).to(torch.bfloat16)
+    prompts = prompt_of(model)
+    modes = {0: "error", LAYERS: "default"}
+
+    def tell(done: int, of: int) -> None:
+        torch.cuda.set_sync_debug_mode(modes.get(done, "error"))
+
+    with torch.no_grad():
+        fast(model, prompts, method(sparse=sparse))  # kernels are tried at first use
+        try:
+            fast(model, prompts, method(sparse=sparse), tell=tell)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 def test_what_it_does_not_do_is_said_in_words_and_leaves_the_cache_alone(model: PreTrainedModel) -> None:
     one = prompt_of(model)
     pair = batch(one, prompt_of(model, seed=2))
