@@ -19,7 +19,7 @@ from purekv_cli.memory import free_memory
 from purekv_cli.video.frames import Frames
 from purekv_cli.video.images import READ_ERRORS, list_images, read_image
 from purekv_cli.video.info import VideoInfo, read_of
-from purekv_cli.video.reader import FrameReader, open_reader
+from purekv_cli.video.reader import FrameReader, open_reader, reopened
 from purekv_cli.video.sample import SamplePlan
 
 OnFrame = Callable[[int, int], None]
@@ -84,17 +84,19 @@ def _decode_video(
     times: list[float] = []
     stand_ins = 0
     with ExitStack() as stack:
-        reader = stack.enter_context(open_reader(info, threads))
+        indices = [info.frame_at(time) for time in plan.times]
+        exact = [info.ticks(info.frame_times[index]) for index in indices]
+        reader = stack.enter_context(open_reader(info, threads, frozenset(exact)))
         previous = -1
-        for target, time in enumerate(plan.times):
-            index = info.frame_at(time)
-            wanted = info.ticks(info.frame_times[index])
+        for target, (index, wanted) in enumerate(zip(indices, exact, strict=True)):
             found = reader.last_at(wanted)
+            if reader.sparing and (reader.damaged or found is None or found[0] != wanted):
+                # What stands in for a missing frame may be one that was skipped: read all from here on.
+                reader = stack.enter_context(reopened(reader, info, threads))
+                found = reader.last_at(wanted)
             if reader.out_of_reach(index) and reader.threads != 1:
                 # With several threads an error at the end takes the frames queued behind it along: look with one.
-                known = reader.damaged
-                reader = stack.enter_context(open_reader(info, 1))
-                reader.damaged |= known
+                reader = stack.enter_context(reopened(reader, info, 1))
                 found = reader.last_at(wanted)
             if reader.out_of_reach(index):
                 break  # an older frame would be a lie about this time

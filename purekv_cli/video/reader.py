@@ -1,13 +1,14 @@
 """A forward cursor over a video's frames that seeks only where seeking pays: planned seek.
 
 The decoder runs on where it stands, and seeks only when a target's keyframe has not been read yet. On long groups of
-pictures this decodes a quarter of the frames that a seek for every target would. Where a seek proves wrong (its first
+pictures this decodes a quarter of the frames that a seek for every target would. A reader that is told which frames are
+wanted also skips the others that no frame refers to (half of a usual H.264 clip). Where a seek proves wrong (its first
 frame comes after the target: damage, containers that land late), it starts over from an earlier keyframe. Damaged
 packets are counted and passed over. Times are ticks after the clip's first frame, so that they compare exactly.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 
 import av
@@ -22,18 +23,39 @@ from purekv_cli.video.info import VideoInfo
 START_LEAD = 10.0  # s ahead of the first keyframe: surely the beginning, for containers that seek by decoding time
 
 
+# Codecs whose packets say for certain whether another frame refers to them. (A layered H.265 stream may refer to what
+# FFmpeg takes for unreferenced.)
+SPARING = frozenset({"h264"})
+
+
 @contextmanager
-def open_reader(info: VideoInfo, threads: int | None) -> Iterator["FrameReader"]:
-    """A reader at the beginning of the clip; `threads` as for `decode`. Errors: those of `open_video`."""
+def open_reader(info: VideoInfo, threads: int | None, wanted: Set[int] | None = None) -> Iterator["FrameReader"]:
+    """A reader at the beginning of the clip; `threads` as for `decode`. Errors: those of `open_video`.
+
+    `wanted` (ticks) are the only frames that will be asked for; None: any may be.
+    """
     with open_video(info.path) as (container, stream):
-        yield FrameReader(info, container, stream, threads)
+        yield FrameReader(info, container, stream, threads, wanted)
+
+
+@contextmanager
+def reopened(reader: "FrameReader", info: VideoInfo, threads: int | None) -> Iterator["FrameReader"]:
+    """A fresh reader that skips nothing and knows the damage met so far."""
+    with open_reader(info, threads) as fresh:
+        fresh.damaged |= reader.damaged
+        yield fresh
 
 
 class FrameReader:
     """Ask `last_at` in ascending order; the other fields tell what was met on the way."""
 
     def __init__(
-        self, info: VideoInfo, container: InputContainer, stream: VideoStream, threads: int | None = None
+        self,
+        info: VideoInfo,
+        container: InputContainer,
+        stream: VideoStream,
+        threads: int | None = None,
+        wanted: Set[int] | None = None,
     ) -> None:
         self.decoded = 0  # frames the decoder gave, kept or not
         self.damaged: set[int] = set()  # dts of packets that could not be decoded
@@ -44,6 +66,7 @@ class FrameReader:
         self.threads = threads
         stream.thread_type = "SLICE" if self.threads == 1 else "AUTO"
         stream.codec_context.thread_count = self.threads or 0
+        self._wanted = wanted if info.codec in SPARING and not info.counted else None
         self._keyframes = [info.ticks(time) for time in info.keyframe_times]
         self._seekable = not info.counted and len(self._keyframes) > 1
         self._landed: int | None = None  # the first keyframe met after a seek
@@ -68,6 +91,11 @@ class FrameReader:
                 return before
             group, step = max(group - step, 0 if group <= floor else floor), step * 2
         return self._advance(wanted)
+
+    @property
+    def sparing(self) -> bool:
+        """Whether frames that nobody asked for may be missing."""
+        return self._wanted is not None
 
     def out_of_reach(self, index: int) -> bool:
         """Whether the stream ended before anything as late as frame `index` came out of it."""
@@ -104,7 +132,7 @@ class FrameReader:
 
     def _read(self, from_keyframe: bool) -> Iterator[tuple[int, VideoFrame]]:
         """Frames from where the container stands; after a seek from the first keyframe on."""
-        info = self._info
+        info, second = self._info, False
         for packet in read_packets(self._container, self._stream):
             if packet.is_keyframe and packet.pts is not None:
                 ticks = packet.pts - info.origin
@@ -116,6 +144,11 @@ class FrameReader:
             if packet.is_corrupt:  # the probe did not count it as a frame either
                 self._note_damage(packet)
                 continue
+            if self._wanted is not None:
+                needed = packet.pts is None or packet.pts - info.origin in self._wanted
+                # The packet after a wanted one may be its second field.
+                self._stream.codec_context.skip_frame = "DEFAULT" if needed or second else "NONREF"
+                second = needed
             try:
                 frames = packet.decode()
             except av.EOFError:

@@ -125,7 +125,26 @@ def test_planned_seek_decodes_fewer_frames_than_a_seek_for_each(clips: dict[str,
     assert planned < sum(decoded_frames(info, [time]) for time in times)
 
 
-@pytest.mark.parametrize("name", ["b_frames.mkv", "offset.ts", "vp9.webm", "h265.mp4", "mpeg4.avi"])
+@pytest.mark.parametrize("name", ["b_frames.mkv", "offset.ts", "long_gop.mp4"])
+def test_frames_that_nobody_needs_are_skipped(clips: dict[str, Clip], name: str) -> None:
+    info = probe(clips[name].path)
+    wanted = [info.ticks(time) for time in info.frame_times[5::11]]
+    with open_reader(info, threads=1) as every, open_reader(info, threads=1, wanted=frozenset(wanted)) as few:
+        for ticks in wanted:
+            (found, frame), (same, other) = few.last_at(ticks), every.last_at(ticks)
+            assert found == same == ticks
+            np.testing.assert_array_equal(frame.to_ndarray(), other.to_ndarray())
+        assert few.sparing
+        assert few.decoded < every.decoded
+
+
+def test_codecs_that_cannot_tell_skip_nothing(clips: dict[str, Clip]) -> None:
+    for name in ("h265.mp4", "vp9.webm", "h264_b_frames.avi", "raw.264"):  # the last two have no timestamps to go by
+        with open_reader(probe(clips[name].path), None, frozenset({0})) as reader:
+            assert not reader.sparing
+
+
+@pytest.mark.parametrize("name", ["b_frames.mkv", "offset.ts", "h265.mp4", "vp9.webm", "mpeg4.avi"])
 def test_a_far_target_costs_its_own_group_of_pictures_only(clips: dict[str, Clip], name: str) -> None:
     info = probe(clips[name].path)
     assert decoded_frames(info, [3.25]) <= 8
@@ -191,6 +210,12 @@ class TestDamage:
         plan = at(*(time for time in clip.times if not 1.0 <= time < 2.0))
         frames = decode(info, plan, threads=1)
         assert read_indices(frames.pixels) == [clip.index_at(time) for time in plan.times]
+
+    def test_a_stand_in_is_the_very_last_frame_before_the_hole(self, clips: dict[str, Clip]) -> None:
+        """It was skipped at first: nobody had asked for it, and no frame refers to it."""
+        clip = make_clips.corrupted(clips["b_frames.mkv"], range(24, 36), "hole.mkv")
+        frames = decode(probe(clip.path), at(0.5, 2.5, 3.5), threads=1)
+        assert read_indices(frames.pixels) == [6, 23, 42]
 
     def test_a_frame_that_the_decoder_had_to_guess_is_not_used(self, tmp_path: Path) -> None:
         """H.264 conceals the damaged keyframe at 2 s with an older picture and flags it."""
