@@ -38,7 +38,7 @@ _TYPE_WEIGHTS = {
     "order": 2.5,
     "when": 2.5,
     "count": 1.8,
-    "unknown": 0.6,
+    "unknown": 0.8,
 }
 
 _LOOK_UPS = ("colour_of", "exists", "where", "count", "colour_of", "shape_of")

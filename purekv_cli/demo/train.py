@@ -329,6 +329,7 @@ def train(settings: Settings) -> None:
             scores = trainer.evaluate(validation_plans(longest, settings.visual_tokens, 1))
             print(f"at {longest} patches: {mean(scores):.3f}  " + show(scores), flush=True)
             trainer.save_model()
+            trainer.save_checkpoint()
             looked = marked = time.monotonic()
         asked = time.monotonic()
     trainer.save_checkpoint()

@@ -76,12 +76,16 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "what happens after the {subject} {finite}", "what happens right after the {subject} {finite}",
         "what comes after the {subject} {finite}", "what happens next after the {subject} {finite}",
         "the {subject} {finite}, and then what happens", "what is next after the {subject} {finite}",
+        "right after the {subject} {finite}, what happens", "as soon as the {subject} {finite}, what happens next",
+        "just after the {subject} {finite}, what comes next", "when the {subject} {finite}, what happens next",
         "after the {subject} {finite}, what happens", "once the {subject} {finite}, what happens next",
     ),
     "before": (
         "what happens before the {subject} {finite}", "what happens right before the {subject} {finite}",
         "what comes before the {subject} {finite}", "what happens just before the {subject} {finite}",
         "which event comes before the {subject} {finite}", "what was there before the {subject} {finite}",
+        "right before the {subject} {finite}, what happens", "just before the {subject} {finite}, what comes",
+        "what is it that comes before the {subject} {finite}",
         "before the {subject} {finite}, what happens", "what is it that happens before the {subject} {finite}",
     ),
     "when": (
@@ -233,6 +237,19 @@ def templates(question_type: str, held_out: bool) -> tuple[str, ...]:
 def nouns(held_out: bool) -> tuple[str, ...]:
     return FOREIGN_NOUNS[-20:] if held_out else FOREIGN_NOUNS[:-20]
 
+
+def made_up(rng: random.Random) -> str:
+    """A word that means nothing, so that every word the model does not know reads as one (training only)."""
+    syllables = (rng.choice(_ONSETS) + rng.choice("aeiouy") + rng.choice(_CODAS) for _ in range(rng.randint(1, 3)))
+    word = "".join(syllables)
+    return word if word not in FOREIGN_NOUNS else f"{word}o"
+
+
+_ONSETS = (
+    "b", "c", "ch", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "qu", "r", "s", "sh", "st", "t", "tr", "v", "w",
+    "wh", "z", "br", "cl", "gr", "pl", "",
+)  # fmt: skip
+_CODAS = ("", "", "", "b", "ck", "d", "ff", "g", "l", "ll", "m", "mp", "n", "nd", "p", "r", "rd", "ss", "st", "t", "x")
 
 #: the plainest wordings, asked so often that they deserve a share of their own: beside "what happens first" and "what
 #: happens after ..." the bare "what happens" would otherwise be too rare to be told apart
