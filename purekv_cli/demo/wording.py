@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import random
 
+from purekv_cli.demo.world import COLOURS, SHAPES
+
 HELD_OUT = 2
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -242,7 +244,7 @@ def made_up(rng: random.Random) -> str:
     """A word that means nothing, so that every word the model does not know reads as one (training only)."""
     syllables = (rng.choice(_ONSETS) + rng.choice("aeiouy") + rng.choice(_CODAS) for _ in range(rng.randint(1, 3)))
     word = "".join(syllables)
-    return word if word not in FOREIGN_NOUNS else f"{word}o"
+    return f"{word}o" if word in (*FOREIGN_NOUNS, *COLOURS, *SHAPES, "number", "object", "thing") else word
 
 
 _ONSETS = (
