@@ -28,7 +28,12 @@ ROWS = 128  # of a query tile: what a tensor core kernel takes at once
 
 
 def build(
-    layout: VideoLayout, config: SparseConfig, content: Tensor | None = None, *, rows: Tensor | None = None
+    layout: VideoLayout,
+    config: SparseConfig,
+    content: Tensor | None = None,
+    *,
+    rows: Tensor | None = None,
+    only: Tensor | None = None,
 ) -> RunList:
     """The pattern of one prompt, on the device of `content` (the CPU without).
 
@@ -38,6 +43,8 @@ def build(
         content: float [V], how much each video token changed (`content_change`); None: no content columns.
         rows: bool [N] or int64 positions, the only queries wanted; None: all. They fill tiles of their own, so the
             pattern may read a little more or less; the order of keys is the same.
+        only: int64 [n] ascending positions, the only tokens there are, as queries and as keys: the list is that of a
+            prompt of n tokens, numbered 0 to n - 1.
     """
     device = torch.device("cpu") if content is None else content.device
     at = _places(layout.length, layout.video.cpu().numpy().tobytes(), layout.grid, config.tile, ROWS, device)
@@ -46,10 +53,12 @@ def build(
     if content is not None and share > 0:
         changed = content.detach().float().nan_to_num(nan=float("-inf"))
         region = region.index_fill(0, at.video[changed.sort(descending=True, stable=True).indices[:share]], 0)
-    placed, key_order = (region * at.length + torch.arange(at.length, device=device)).sort()
-    queries = at.queries if rows is None else _queries(at, rows.to(device), ROWS)
+    there = torch.arange(at.length, device=device) if only is None else only.to(device)
+    placed, key_order = (region[there] * at.length + there).sort()
+    wanted = rows if only is None else there
+    queries = at.queries if wanted is None else _queries(at, wanted.to(device), ROWS)
     runs = _strided(at, queries, placed, config) if config.recent is not None else _all_frames(at, queries, placed)
-    return RunList(key_order, queries.order, queries.row, queries.start, *runs)
+    return RunList(key_order, queries.order if only is None else queries.row, queries.row, queries.start, *runs)
 
 
 def content_change(embeddings: Tensor, grid: tuple[int, int, int]) -> Tensor:
