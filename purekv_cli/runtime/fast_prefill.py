@@ -110,9 +110,7 @@ class _FastPrefill:
         self._key_rows: Tensor | None = None
         if self._layout is not None:
             self._content = content_change(embeds[0, self._layout.video.to(device)], self._layout.grid)
-            self._runs = build(self._layout, config.sparse, self._content)
-            order = self._runs.key_order
-            self._key_rows = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=device))
+            self._read(build(self._layout, config.sparse, self._content))
 
         self._narrow_at: int | None = None  # the layer above which only some tokens flow
         if config.propagate is not None and self._prunes and 0 < config.propagate.layer < layers:
@@ -129,6 +127,13 @@ class _FastPrefill:
         self._ends_in_video = bool(known.masks.video[0, -1])
         self._waiting: list[tuple[Shown, Flow]] = []
         self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # K, V and prompt positions
+
+    def _read(self, runs: RunList | None) -> None:
+        """From the next layer on queries read by this list; None: all keys."""
+        self._runs, self._key_rows = runs, None
+        if runs is not None:
+            order = runs.key_order
+            self._key_rows = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
 
     def _angles(self, embeds: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin, [N, D]."""
@@ -160,7 +165,7 @@ class _FastPrefill:
 
     def _attend(self, index: int, layer: LayerWeights, normed: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Attention output [m, Hq * D] and residual [m, H] of the rows that go on; the layer's entries are pruned."""
-        runs = None if self._flow.positions is not None or self._needs_lse(index) else self._runs
+        runs = None if self._needs_lse(index) else self._runs
         last = index == len(self._weights.layers) - 1 and not (runs is not None and self._ends_in_video)
         if last or index == self._narrow_at:
             return self._attend_some(index, layer, normed, hidden, runs)
@@ -196,11 +201,15 @@ class _FastPrefill:
             raise Unsupported(f"propagation from layer {index + 1} with a policy that has no score at layer {index}")
         rows = propagate.flowing(score, self._needed, self._flowing)
         query, _, _ = self._project(layer, normed, "q", None, rows)
-        if runs is not None and self._layout is not None:
-            some = build(self._layout, self._config.sparse, self._content, rows=rows)
-        else:
-            some = _causal(rows, self._flow.count)
+        sparse, above = self._config.sparse, None
+        some = _causal(rows, self._flow.count)
+        if self._layout is not None:
+            if runs is not None:
+                some = build(self._layout, sparse, self._content, rows=rows)
+            if self._flowing >= sparse.min_tokens:
+                above = build(self._layout, sparse, self._content, only=rows)
         out, _ = sparse_prefill(query, key, value, some, scaling)
+        self._read(above)
         self._scorer.narrow(rows)
         self._flow = self._flow.narrowed(rows)
         self._cos, self._sin = self._cos.index_select(0, rows), self._sin.index_select(0, rows)

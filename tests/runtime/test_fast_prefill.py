@@ -31,6 +31,12 @@ SPARSE = SparseConfig(min_tokens=8, tile=(2, 2))
 POLICIES = ("purekv", "purekv-paper", "random", "dense")
 
 
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Query tiles of few rows, so that the pattern of a small prompt leaves out keys."""
+    monkeypatch.setattr("purekv_cli.method.pattern.ROWS", 4)
+
+
 @pytest.fixture(scope="module")
 def model() -> PreTrainedModel:
     return tiny_model(layers=LAYERS)
@@ -254,7 +260,12 @@ def check_propagation(model: PreTrainedModel, prompts: Clip, config: MethodConfi
         content = content_change(embedded(model, prompts.inputs["input_ids"])[0, layout.video], layout.grid)
         pattern[:layer] = [build(layout, config.sparse, content).dense_mask()] * layer
         pattern[layer - 1] = build(layout, config.sparse, content, rows=flows).dense_mask()
-    pattern[layer:] = [causal & flows] * (LAYERS - layer)
+    above = causal & flows
+    if config.sparse.enabled and flows.sum() >= config.sparse.min_tokens:
+        among = build(layout, config.sparse, content, only=watch.rows).dense_mask()
+        assert not torch.equal(among, causal[: len(among), : len(among)])
+        above[watch.rows[:, None], watch.rows] = among
+    pattern[layer:] = [above] * (LAYERS - layer)
     words = [40, 41, 42, 43, 44][:STEPS]
     sequences = torch.cat([prompts.inputs["input_ids"], torch.tensor([words], device=DEVICE)], 1)
     gone = gone_from(cache.kept, length, lambda position: length)
@@ -262,6 +273,20 @@ def check_propagation(model: PreTrainedModel, prompts: Clip, config: MethodConfi
     with torch.no_grad(), attach(model, config, layout=prompts.layouts) as attached:
         have = decode(attached, prompts, got, cache, words)
     torch.testing.assert_close(have, truth, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("recent", [None, 1])
+def test_the_pattern_among_some_tokens_is_that_of_their_rows(recent: int | None) -> None:
+    layout = VideoLayout(130, torch.arange(5, 5 + 120), (10, 3, 4))
+    config = SparseConfig(tile=(2, 2), recent=recent)
+    generator = torch.Generator().manual_seed(0)
+    content = torch.rand(120, generator=generator)
+    some = (torch.rand(130, generator=generator) < 0.4).nonzero()[:, 0]
+    whole = build(layout, config, content, rows=some).dense_mask()
+    among = build(layout, config, content, only=some)
+    assert torch.equal(among.dense_mask(), whole[some[:, None], some])
+    assert torch.equal(among.rows, torch.arange(len(some)))
+    assert 0 < among.density < 1
 
 
 class Watch:
