@@ -125,9 +125,8 @@ class Bench:
     def _flops(self, lane: _Lane, problem: Problem, sparse: bool) -> float:
         density, method = 1.0, lane.row.arm.config
         if sparse:
-            layout, config = problem.layout, method.sparse
-            video = problem.embeds[0, layout.video.to(problem.embeds.device)]
-            density = build(layout, config, content_change(video, layout.grid)).density
+            layout = problem.layout
+            density = build(layout, method.sparse, content_change(problem.video, layout.grid)).density
         text, trims = TEXT_BEFORE + TEXT_AFTER, lane.engine.trims and method.policy != "dense"
         return self._sizes.prefill_flops(method, problem.tokens, text, density, trims=trims)
 

@@ -20,12 +20,10 @@ def distance(got: Tensor | None, true: Tensor | None) -> float:
 
 
 def held(name: str, covers: frozenset[str], within: float, compare: Callable[[], float]) -> Check:
-    """One check; whatever a broken kernel raises makes it red, except running out of memory."""
+    """One check; whatever a broken kernel raises makes it red."""
     try:
         with torch.inference_mode():
             gap = compare()
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         return Check(name, False, f"{type(error).__name__}: {first}", covers)

@@ -13,12 +13,15 @@ NAME = "purekv_masked"
 SEEN = "purekv_seen"  # attribute of an attention module: bool [Hkv, S, S], which keys every row reads
 
 
-def masks(kept: list[Tensor], prompt: int, total: int, flowing_from: int | None) -> list[Tensor]:
+def masks(
+    kept: list[Tensor], prompt: int, total: int, flowing_from: int | None, pattern: Tensor | None = None
+) -> list[Tensor]:
     """Which keys every row reads, per layer bool [Hkv, total, total].
 
     Args:
         kept: per layer int64 [1, Hkv, P], positions in the cache after prefill, -1 in holes.
         flowing_from: the layer from which on only the tokens that are kept there flow; None: all flow everywhere.
+        pattern: bool [prompt, prompt], which keys a prompt row reads in the layers below; None: all before it.
     """
     device = kept[0].device
     causal = torch.ones(total, total, dtype=torch.bool, device=device).tril()
@@ -32,6 +35,8 @@ def masks(kept: list[Tensor], prompt: int, total: int, flowing_from: int | None)
         rows = causal.expand(heads, -1, -1).clone()
         first = 0 if flowing_from is not None and index >= flowing_from else prompt
         rows[:, first:] &= stays[:, None]
+        if pattern is not None and (flowing_from is None or index < flowing_from):
+            rows[:, :prompt, :prompt] &= pattern
         rows |= torch.eye(total, dtype=torch.bool, device=device)  # tokens that ended below must see something
         seen.append(rows)
     return seen

@@ -18,6 +18,8 @@ from purekv_cli.bench.result import Check
 from purekv_cli.bench.shapes import build
 from purekv_cli.method.budget import Budget
 from purekv_cli.method.config import MethodConfig, Propagation, SparseConfig
+from purekv_cli.method.pattern import build as build_pattern
+from purekv_cli.method.pattern import content_change
 from purekv_cli.runtime.answering import text_positions
 from purekv_cli.runtime.embed import embed_tokens
 
@@ -51,6 +53,9 @@ def method_checks(device: torch.device, policies: tuple[str, ...]) -> Iterator[C
         whole = replace(dense, policy=policy, budget=Budget("fraction", 0.5))
         compare = _pruned_equals_masked(model, ours, problem, whole)
         yield held(f"pruned = masked, {policy}", PRUNED, 1e-3, compare)
+        sparse = replace(whole, sparse=SparseConfig(min_tokens=1, tile=(3, 4), recent=1))
+        compare = _pruned_equals_masked(model, ours, problem, sparse)
+        yield held(f"pruned = masked, {policy} with sparse attention", PRUNED, 1e-3, compare)
         if not ours.propagates:
             continue
         flowing = replace(whole, propagate=Propagation(2, 0.5))
@@ -84,7 +89,11 @@ def _pruned_equals_masked(
         embeds = torch.cat([problem.embeds, embed_tokens(model, torch.tensor([tokens]))], 1)
         positions = torch.cat([problem.positions, at], -1)
         flows = None if config.propagate is None else config.propagate.layer
-        seen = masks(kept, problem.tokens, embeds.shape[1], flows)
+        pattern = None
+        if read.sparse:
+            layout = problem.layout
+            pattern = build_pattern(layout, config.sparse, content_change(problem.video, layout.grid)).dense_mask()
+        seen = masks(kept, problem.tokens, embeds.shape[1], flows, pattern)
         logits = masked_logits(model, embeds, positions, seen, _TOKENS + 1)[:-1]
         expected = logits.argmax(-1).tolist()
         if tokens != expected:

@@ -28,6 +28,11 @@ class Problem:
         return self.layout.length
 
     @property
+    def video(self) -> Tensor:
+        """Embeddings of the video tokens, [V, hidden]."""
+        return self.embeds[0, self.layout.video.to(self.embeds.device)]
+
+    @property
     def next_position(self) -> int:
         """Rotary position of the first generated token."""
         return next_position(self.positions)

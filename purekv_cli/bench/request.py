@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 TEXT_BEFORE, TEXT_AFTER = 32, 64  # tokens around the video of a synthetic prompt
 PROPAGATION = "4:0.2,4:0.35"
-GPU_LENGTHS, CPU_LENGTHS = "8k,32k,64k,128k", "256,512,1k"
+GPU_LENGTHS, CPU_LENGTHS = "8k,32k,64k,128k", "512,1k,2k"
 
 
 @dataclass(frozen=True, slots=True)
