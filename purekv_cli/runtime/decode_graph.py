@@ -122,8 +122,7 @@ class GraphDecoder:
         weights, kernels, pool, state = self.weights, self.kernels, self._pool, self._state
         assert pool is not None
         assert state is not None
-        token = state.tokens.index_select(0, state.step)
-        hidden = self.embedding.index_select(0, token)[0].float()
+        hidden = kernels.embed(self.embedding, state.tokens, state.step)
         for layer, lists in zip(weights.layers, pool.lists, strict=True):
             norms = None if layer.q_norm is None or layer.k_norm is None else (layer.q_norm, layer.k_norm)
             qkv = kernels.norm_linear(hidden, layer.attention_norm, weights.epsilon, layer.qkv, layer.qkv_bias)
@@ -132,6 +131,15 @@ class GraphDecoder:
             inner = kernels.norm_gated(hidden, layer.mlp_norm, weights.epsilon, layer.gate_up)
             kernels.add_linear(hidden, inner, layer.down)
         return kernels.logits(hidden, weights.norm, weights.epsilon, weights.head)
+
+    @torch.inference_mode()
+    def logits_after(self, tokens: list[int]) -> Tensor:
+        """Read the last of these, the first that follow what was loaded; logits of the next, float32 [vocabulary]."""
+        state = self._state
+        assert state is not None
+        state.tokens[: len(tokens)] = torch.tensor(tokens, device=state.tokens.device)
+        state.step.fill_(len(tokens) - 1)
+        return self.step()
 
     def _run_host(self, logits: Tensor, generation: Generation) -> Iterator[int]:
         state = self._state

@@ -1,4 +1,4 @@
-"""The cache while an answer is generated: every layer's and head's entries packed into one pool with room for the answer.
+"""The cache while an answer is generated: all entries of all layers and heads packed into one pool, with room behind.
 
 The pool, its starts and its counters keep their addresses from question to question, so a captured graph stays valid as
 long as everything fits; it is made anew, larger, when it does not. Sizes go in steps of an eighth of a power of two.
@@ -20,7 +20,8 @@ class DecodePool:
         self.values = like.new_empty(rows + 1, dim)
         self.start = torch.zeros(layers, kv_heads, dtype=torch.int64, device=like.device)
         self.kept = torch.zeros(layers, kv_heads, dtype=torch.int64, device=like.device)
-        self.lists = [Lists(self.keys, self.values, start, kept) for start, kept in zip(self.start, self.kept)]
+        counters = zip(self.start, self.kept, strict=True)
+        self.lists = [Lists(self.keys, self.values, start, kept) for start, kept in counters]
 
     @property
     def kv_bytes(self) -> int:

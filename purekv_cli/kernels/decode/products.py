@@ -5,12 +5,17 @@ where the vector passes by anyway: the RMS norm (its scale is one number, applie
 SwiGLU, the addition to the residual stream, which is kept in float32.
 """
 
+# mypy: allow-untyped-defs
+
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from purekv_cli.kernels.decode.chain import chained
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,14 @@ class Tile:
     columns: int  # per step of its loop
     warps: int
     stages: int  # of loads in flight
+
+
+@triton.jit
+def _load(ptr, column, columns, EVEN: tl.constexpr):
+    """Some columns of a vector or of rows, zero behind the end."""
+    if EVEN:
+        return tl.load(ptr + column)
+    return tl.load(ptr + column, mask=column < columns, other=0.0)
 
 
 @triton.jit
@@ -41,37 +54,41 @@ def _product(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STAGES: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
-    """out[r] (+)= (sum_c W[r, c] x[c] norm[c]) / rms(x) + bias[r]; GATED: silu of that times the same of row r + rows."""
+    """out[r] (+)= (sum_c W[r, c] x[c] norm[c]) / rms(x) + bias[r]; GATED: silu of that, times the same of row r + rows.
+
+    CHAINED: the first weights are on their way while the kernel before is still at work.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
-    at = tl.minimum(row, rows - 1).to(tl.int64)[:, None] * columns
+    weight_ptr += tl.minimum(row, rows - 1).to(tl.int64)[:, None] * columns
+    up_ptr = weight_ptr + rows.to(tl.int64) * columns
+    column = tl.arange(0, COLUMNS)
+    weight = _load(weight_ptr, column[None, :], columns, EVEN)
+    if GATED:
+        up = _load(up_ptr, column[None, :], columns, EVEN)
+    if CHAINED:
+        gdc_wait()
+        gdc_launch_dependents()
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    other = tl.zeros([ROWS, COLUMNS], tl.float32)
+    total_up = tl.zeros([ROWS, COLUMNS], tl.float32)
     squares = tl.zeros([COLUMNS], tl.float32)
     for start in tl.range(0, columns, COLUMNS, num_stages=STAGES):
         column = start + tl.arange(0, COLUMNS)
-        if EVEN:
-            weight = tl.load(weight_ptr + at + column[None, :])
-            x = tl.load(x_ptr + column).to(tl.float32)
-        else:
-            real = column < columns
-            weight = tl.load(weight_ptr + at + column[None, :], mask=real[None, :], other=0.0)
-            x = tl.load(x_ptr + column, mask=real, other=0.0).to(tl.float32)
+        following = (column + COLUMNS)[None, :]
+        more = (following < columns) & inside[:, None]
+        next_weight = tl.load(weight_ptr + following, mask=more, other=0.0)
+        x = _load(x_ptr, column, columns, EVEN).to(tl.float32)
         if NORMED:
             squares += x * x
-            if EVEN:
-                x *= tl.load(norm_ptr + column).to(tl.float32)
-            else:
-                x *= tl.load(norm_ptr + column, mask=real, other=0.0).to(tl.float32)
+            x *= _load(norm_ptr, column, columns, EVEN).to(tl.float32)
         total += weight.to(tl.float32) * x[None, :]
+        weight = next_weight
         if GATED:
-            up_ptr = weight_ptr + rows.to(tl.int64) * columns
-            if EVEN:
-                up = tl.load(up_ptr + at + column[None, :])
-            else:
-                up = tl.load(up_ptr + at + column[None, :], mask=real[None, :], other=0.0)
-            other += up.to(tl.float32) * x[None, :]
+            next_up = tl.load(up_ptr + following, mask=more, other=0.0)
+            total_up += up.to(tl.float32) * x[None, :]
+            up = next_up
     out = tl.sum(total, 1)
     if NORMED:
         scale = tl.rsqrt(tl.sum(squares, 0) / columns + epsilon)
@@ -79,10 +96,10 @@ def _product(
     if BIASED:
         out += tl.load(bias_ptr + row, mask=inside, other=0.0).to(tl.float32)
     if GATED:
-        up = tl.sum(other, 1)
+        other = tl.sum(total_up, 1)
         if NORMED:
-            up *= scale
-        out = out / (1.0 + tl.exp(-out)) * up
+            other *= scale
+        out = out / (1.0 + tl.exp(-out)) * other
     if ADDED:
         out += tl.load(out_ptr + row, mask=inside, other=0.0)
     tl.store(out_ptr + row, out.to(out_ptr.dtype.element_ty), mask=inside)
@@ -120,6 +137,7 @@ def _launch(
         COLUMNS=tile.columns,
         STAGES=tile.stages,
         num_warps=tile.warps,
+        **chained(weight.device),
     )
     return out
 
@@ -149,3 +167,23 @@ def logits(hidden: Tensor, norm: Tensor, epsilon: float, weight: Tensor) -> Tens
     """W rms_norm(x) in float32."""
     out = torch.empty(weight.shape[0], dtype=torch.float32, device=weight.device)
     return _launch(hidden, weight, out, norm=norm, epsilon=epsilon)
+
+
+@triton.jit
+def _embed(table_ptr, tokens_ptr, step_ptr, out_ptr, size, BLOCK: tl.constexpr, CHAINED: tl.constexpr):
+    """out = table[tokens[step]]."""
+    if CHAINED:
+        gdc_wait()
+        gdc_launch_dependents()
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    token = tl.load(tokens_ptr + tl.load(step_ptr))
+    row = tl.load(table_ptr + token * size + at, mask=at < size, other=0.0)
+    tl.store(out_ptr + at, row.to(tl.float32), mask=at < size)
+
+
+def embed(table: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
+    """Row tokens[step] of the table in float32."""
+    size = table.shape[1]
+    out = torch.empty(size, dtype=torch.float32, device=table.device)
+    _embed[(triton.cdiv(size, 1024),)](table, tokens, step, out, size, BLOCK=1024, num_warps=4, **chained(table.device))
+    return out

@@ -1,14 +1,20 @@
 """The next token drawn on the device, inside the graph: the host never sees logits and nobody waits for it.
 
-Drawing from softmax(scores) is taking the largest score after adding Gumbel noise (Maddison et al., 2014), so greedy and
-seeded decoding are the same search for a maximum. The noise is a function of seed, number of the draw and token
-(Philox), without state that a graph would have to carry. The last program to finish also moves the step counter on.
+Drawing from softmax(scores) is taking the largest score after adding Gumbel noise (Maddison et al., 2014), so greedy
+and seeded decoding are the same search for a maximum. The noise is a function of seed, number of the draw and token
+(Philox), without state that a graph would have to carry: the same seed gives the same answer on the same machine, but
+not the draws that torch makes on a CPU. The last program to finish also moves the step counter on.
 """
+
+# mypy: allow-untyped-defs
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from purekv_cli.kernels.decode.chain import chained
 
 _TOKENS = 2048  # per program
 
@@ -28,8 +34,12 @@ def _draw(
     TOKENS: tl.constexpr,
     PROGRAMS: tl.constexpr,
     SLOTS: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """tokens[step + 1] = argmax over i of logits[i] / temperature + noise, of those not below the floor; step += 1."""
+    if CHAINED:
+        gdc_wait()
+        gdc_launch_dependents()
     program = tl.program_id(0)
     token = program * TOKENS + tl.arange(0, TOKENS)
     draw = tl.load(step_ptr) + 1
@@ -89,11 +99,12 @@ def draw(logits: Tensor, dials: Tensor, seed: Tensor, step: Tensor, tokens: Tens
         PROGRAMS=programs,
         SLOTS=triton.next_power_of_2(programs),
         num_warps=4,
+        **chained(logits.device),
     )
 
 
 def nucleus_floor(logits: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
-    """The lowest logit of the nucleus, float32 [1]: the likeliest tokens whose probabilities just exceed top_p together.
+    """The lowest logit of the nucleus, float32 [1]: the likeliest tokens whose probabilities reach top_p together.
 
     Of tokens that tie at the border all stay, where a sort would choose some of them.
     """

@@ -1,16 +1,20 @@
 """One token's attention over lists of different lengths, split over the keys (flash decoding).
 
-A program takes one KV head and one part of its list; the query heads of the group are the rows of one tile, so K and V
-are read once. Every program rotates the group's queries itself (a few hundred numbers); the first of a head also rotates
-the new key, appends key and value, and counts them from registers, so no program waits for another. How many parts are
-used follows from the list's length on the device: the grid depends on nothing. A second kernel merges the parts.
+A program takes one KV head and one part of its list; the query heads of the group are the rows of one tile, so K and
+V are read once. Every program rotates the group's queries itself (a few hundred numbers); the first of a head also
+rotates the new key, appends key and value, and counts them from registers, so no program waits for another. How many
+parts are used follows from the list's length on the device: the grid depends on nothing. A second kernel merges them.
 """
+
+# mypy: allow-untyped-defs
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from purekv_cli.kernels.decode.chain import chained
 from purekv_cli.kernels.decode.lists import Lists
 
 _LEAST = 128  # keys that are worth a program of their own
@@ -69,6 +73,7 @@ def _attend(
     LEAST: tl.constexpr,
     NORMED: tl.constexpr,
     STAGES: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """Unnormalised output [head, cut, D] and (largest score in log2 units, sum) [head, cut, 2] of each part."""
     head = tl.program_id(0)
@@ -77,6 +82,9 @@ def _attend(
     kept = (tl.load(kept_ptr + head) + step).to(tl.int32)
     part = _part(kept, CUTS, LEAST)
     first = cut * part
+    if CHAINED:
+        gdc_wait()
+        gdc_launch_dependents()
     if (first < kept) | (cut == 0):
         last = tl.minimum(first + part, kept)
         base = tl.load(start_ptr + head)
@@ -139,6 +147,7 @@ def _merge(
     CUTS: tl.constexpr,
     SLOTS: tl.constexpr,
     LEAST: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """out = sum over parts of 2^(top - highest) sums, over the same of the totals; one program a query head."""
     head = tl.program_id(0)
@@ -148,6 +157,9 @@ def _merge(
     d = tl.arange(0, WIDE)
     live = cut < used
     place = head * CUTS + cut
+    if CHAINED:
+        gdc_wait()
+        gdc_launch_dependents()
     top = tl.load(tops_ptr + place * 2, mask=live, other=float("-inf"))
     total = tl.load(tops_ptr + place * 2 + 1, mask=live, other=0.0)
     share = tl.exp2(top - tl.max(top, 0))
@@ -204,6 +216,7 @@ def attend(
         NORMED=norms is not None,
         STAGES=stages,
         num_warps=warps,
+        **chained(qkv.device),
     )
     out = torch.empty(heads * dim, dtype=qkv.dtype, device=qkv.device)
     _merge[(heads,)](
@@ -219,6 +232,7 @@ def attend(
         SLOTS=triton.next_power_of_2(cuts),
         LEAST=_LEAST,
         num_warps=4,
+        **chained(qkv.device),
     )
     return out
 

@@ -1,0 +1,19 @@
+"""Kernels of a step in a chain: the next one starts while the last programs of the one before are still at work.
+
+Programmatic dependent launch (compute capability 9.0 on). A kernel may read what never changes, the weights, before it
+waits for the kernel before it; and it lets the next one start only after that wait, so that at its start everything but
+its direct predecessor is complete.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+
+@lru_cache(maxsize=16)
+def chained(device: torch.device) -> dict[str, Any]:
+    """Launch options of every kernel of the chain."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+        return {"CHAINED": False}
+    return {"CHAINED": True, "launch_pdl": True}
