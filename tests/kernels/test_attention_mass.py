@@ -3,8 +3,32 @@
 import pytest
 import torch
 
-from purekv_cli.kernels.attention_mass import attention_mass, reference
-from tests.kernels.devices import TOLERANCE, causal, on_each_device, probabilities, qkv
+from purekv_cli.kernels import allow, allowed
+from purekv_cli.kernels.attention_mass import attention_mass, backends, explain, reference, row_mass
+from tests.kernels.devices import TOLERANCE, causal, interpreted, on_each_device, probabilities, qkv
+
+with interpreted():
+    from purekv_cli.kernels.attention_mass import triton
+
+TRITON_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SMALL = (triton.Tiles(16, 16, 4, 1), triton.Tiles(16, 32, 4, 1))  # several blocks even of few rows and keys
+
+
+@pytest.fixture
+def interpreter():
+    """Kernels of this module run natively on a GPU, interpreted without one."""
+    with interpreted():
+        yield
+
+
+def of_rows(query, key, scaling, row_positions, key_positions, reduce, pool=False):
+    """Row mass by the definition, float64, indexed by prompt position."""
+    seen = key_positions[None, :] <= row_positions[:, None]
+    grouped = probabilities(query, key, scaling, seen)[0].unflatten(1, (key.shape[1], -1))
+    mass = grouped.sum((2, 3)) if reduce == "sum" else grouped.amax((2, 3))
+    if pool:
+        mass = mass.sum(1, keepdim=True) if reduce == "sum" else mass.amax(1, keepdim=True)
+    return mass[..., key_positions.argsort()]
 
 
 def expected(query, key, scaling, rows, valid, reduce):
@@ -103,3 +127,143 @@ def test_no_attention_matrix_is_stored(device, monkeypatch):
     with Watch():
         attention_mass(query, key, None, 0.4, torch.ones(1, 200, dtype=torch.bool, device=device))
     assert largest <= 2000
+
+
+@on_each_device
+@pytest.mark.parametrize("reduce", ["sum", "max"])
+@pytest.mark.parametrize("pool", [True, False])
+def test_rows_alone_against_keys_in_any_order(device, reduce, pool):
+    query, key, _ = qkv(device, 6, 2, 9, 31)
+    order = torch.randperm(31, generator=torch.Generator().manual_seed(1)).to(device)
+    at = torch.tensor([30, 0, 4, 29, 29, 7, 11, 12, 3], device=device)
+    want = of_rows(query, key, 0.4, at, order, reduce, pool)
+    got = row_mass(query, key, 0.4, at, order, reduce=reduce, pool_heads=pool)
+    torch.testing.assert_close(got.double(), want, atol=TOLERANCE[device], rtol=TOLERANCE[device])
+
+
+@on_each_device
+def test_rows_alone_are_the_last_rows_of_a_prompt_in_order(device):
+    query, key, _ = qkv(device, 6, 2, 12, 12)
+    rows = torch.arange(12, device=device) >= 8
+    whole = attention_mass(query, key, None, 0.4, rows.expand(2, -1), None, "max")
+    torch.testing.assert_close(row_mass(query[:, :, 8:], key, 0.4, rows.nonzero()[:, 0]), whole)
+
+
+@on_each_device
+def test_the_running_maximum_never_falls(device):
+    query, key, _ = qkv(device, 6, 2, 3, 40)
+    at = torch.tensor([37, 38, 39], device=device)
+    before = torch.rand(2, 1, 40, generator=torch.Generator().manual_seed(1)).mul(0.2).to(device)
+    alone = row_mass(query, key, 0.4, at, pool_heads=True)
+    assert (alone > before).any()
+    assert (alone < before).any()
+    torch.testing.assert_close(
+        row_mass(query, key, 0.4, at, pool_heads=True, running=before), torch.maximum(alone, before)
+    )
+
+
+@pytest.mark.parametrize("reduce", ["sum", "max"])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "rows", "keys", "dim"),
+    [
+        (1, 1, 1, 1, 64),
+        (7, 1, 7, 63, 64),
+        (8, 1, 1, 64, 128),
+        (4, 4, 64, 65, 64),
+        (14, 2, 7, 127, 64),
+        (2, 2, 65, 129, 16),
+        (6, 2, 5, 129, 80),
+    ],
+)
+def test_the_kernels_agree_with_the_definition(interpreter, reduce, heads, kv_heads, rows, keys, dim):
+    """Keys permuted and strided, rows before some keys, a row that sees nothing; LSE found and given; pooled or not."""
+    generator = torch.Generator().manual_seed(keys)
+    query = torch.randn(1, rows, heads, dim, generator=generator).to(TRITON_DEVICE).transpose(1, 2)
+    key = torch.randn(1, keys, kv_heads, dim, generator=generator).to(TRITON_DEVICE).transpose(1, 2)
+    order = torch.randperm(keys, generator=generator).to(TRITON_DEVICE)
+    at = torch.randint(0, keys, (rows,), generator=generator).to(TRITON_DEVICE)
+    if rows > 1:
+        at[1] = -1
+    running = torch.rand(1, 1, keys, generator=generator).to(TRITON_DEVICE) * 0.01
+    seen = order[None, :] <= at[:, None]
+    lse = probabilities(query, key, dim**-0.5, seen)[1].float()
+    for pool, given, so_far in ((True, None, running), (False, lse, None)):
+        got = triton.row_mass(
+            query, key, dim**-0.5, at, order, given, reduce, pool_heads=pool, running=so_far, tiles=SMALL
+        )
+        want = of_rows(query, key, dim**-0.5, at, order, reduce, pool)
+        want = want if so_far is None else torch.maximum(want, so_far)
+        torch.testing.assert_close(got.double(), want, atol=TOLERANCE["cuda"], rtol=TOLERANCE["cuda"])
+
+
+@pytest.mark.parametrize("reduce", ["sum", "max"])
+@pytest.mark.parametrize("which", ["all", "few", "one prompt only"])
+@pytest.mark.parametrize("padded", ["no", "left", "right"])
+@pytest.mark.parametrize("many", ["few rows, heads packed", "many rows, causal skipping"])
+def test_the_kernels_agree_on_a_batch(interpreter, monkeypatch, reduce, which, padded, many):
+    monkeypatch.setattr(triton, "_MANY_ROWS", 1 if many.startswith("many") else 1000)
+    query, key, _ = qkv(TRITON_DEVICE, 6, 2, 35, 51)
+    rows = some_rows(35, which, TRITON_DEVICE)
+    whole_and_padded = torch.arange(51, device=TRITON_DEVICE) >= torch.tensor([[0], [26]], device=TRITON_DEVICE)
+    valid = {"no": None, "left": whole_and_padded, "right": whole_and_padded.flip(-1)}[padded]
+    want = expected(query, key, 0.4, rows, valid, reduce)
+    lse = lse_of(query, key, 0.4, valid)
+    for given in (None, lse):
+        got = triton.attention_mass(query, key, given, 0.4, rows, valid, reduce, tiles=SMALL)
+        torch.testing.assert_close(got.double(), want, atol=TOLERANCE["cuda"], rtol=TOLERANCE["cuda"])
+
+
+@pytest.mark.parametrize("reduce", ["sum", "max"])
+def test_half_precision_inputs_are_multiplied_in_float32(interpreter, reduce):
+    query, key, _ = (states.half() for states in qkv(TRITON_DEVICE, 4, 2, 5, 70, dim=64))
+    at = torch.arange(65, 70, device=TRITON_DEVICE)
+    got = triton.row_mass(query, key, 0.1, at, None, None, reduce, pool_heads=False, running=None, tiles=SMALL)
+    want = of_rows(query, key, 0.1, at, torch.arange(70, device=TRITON_DEVICE), reduce)
+    torch.testing.assert_close(got.double(), want, atol=TOLERANCE["cuda"], rtol=TOLERANCE["cuda"])
+
+
+def test_no_rows_leave_the_running_maximum_as_it_is(interpreter):
+    query, key, _ = qkv(TRITON_DEVICE, 4, 2, 0, 8)
+    nothing, running = torch.zeros(0, dtype=torch.int64, device=TRITON_DEVICE), torch.rand(2, 1, 8).to(TRITON_DEVICE)
+    for module in (reference, triton):
+        kept = module.row_mass(query, key, 0.4, nothing, None, None, "max", pool_heads=True, running=running)
+        assert torch.equal(kept, running)
+        assert kept is not running
+        none = module.row_mass(query, key, 0.4, nothing, None, None, "sum", pool_heads=False, running=None)
+        assert (none == 0).all()
+    rows = torch.zeros(2, 8, dtype=torch.bool, device=TRITON_DEVICE)
+    assert (triton.attention_mass(*qkv(TRITON_DEVICE, 4, 2, 8, 8)[:2], None, 0.4, rows, None, "sum") == 0).all()
+
+
+def test_without_a_gpu_the_reference_runs_and_says_why():
+    query, key, _ = qkv("cpu", 4, 2, 8, 8)
+    assert backends.choose(query, key) is reference
+    assert explain("cpu", torch.float32) == (False, "runs on CUDA only")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_kernels_run_unless_the_reference_is_asked_for():
+    query, key, _ = (states.bfloat16() for states in qkv("cuda", 14, 2, 8, 8, dim=128))
+    assert explain("cuda", torch.bfloat16) == (True, "agrees with the reference")
+    assert backends.choose(query, key) is triton
+    before = allowed()
+    allow("reference")
+    try:
+        assert backends.choose(query, key) is reference
+    finally:
+        allow(before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_scoring_can_be_replayed_as_a_graph():
+    query, key, _ = (states.bfloat16() for states in qkv("cuda", 14, 2, 16, 5000, dim=128, batch=1))
+    at = torch.arange(4984, 5000, device="cuda")
+    row_mass(query, key, 0.1, at, pool_heads=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = row_mass(query, key, 0.1, at, pool_heads=True)
+    query.neg_()
+    graph.replay()
+    assert torch.equal(replayed, row_mass(query, key, 0.1, at, pool_heads=True))
