@@ -27,7 +27,7 @@ from purekv_cli.runtime.metrics import KVMeter, StageClock
 from purekv_cli.runtime.prompt import Prompt
 from purekv_cli.runtime.weights import DecoderWeights, LayerWeights, Unsupported
 
-_MLP_ROWS = 16384  # tokens whose MLP is computed at once: bounds the memory of the widest activations
+_MLP_ROWS = 16384  # tokens whose MLP is computed at once, about: bounds the memory of the widest activations
 
 
 def fast_prefill(
@@ -304,10 +304,12 @@ class _FastPrefill:
 
 def _mlp(layer: LayerWeights, normed: Tensor) -> Tensor:
     """down(silu(gate) * up), [n, H], some rows at a time."""
+    parts = max(1, round(len(normed) / _MLP_ROWS))
+    if parts == 1:
+        return F.linear(fused.silu_mul(F.linear(normed, layer.gate_up)), layer.down)
     out = torch.empty_like(normed)
-    for start in range(0, len(normed), _MLP_ROWS):
-        piece = normed[start : start + _MLP_ROWS]
-        torch.mm(fused.silu_mul(F.linear(piece, layer.gate_up)), layer.down.T, out=out[start : start + _MLP_ROWS])
+    for piece, result in zip(normed.tensor_split(parts), out.tensor_split(parts), strict=True):
+        torch.mm(fused.silu_mul(F.linear(piece, layer.gate_up)), layer.down.T, out=result)
     return out
 
 

@@ -224,6 +224,7 @@ def rotate(
             WALK=_ROTATED_HEADS,
             BLOCK=max(16, triton.next_power_of_2(dim // 2)),
             num_warps=4,
+            enable_fp_fusion=False,  # a fused multiply-add would skip the rounding of the product
         )
     return query.transpose(0, 1)[None], key[None], value[None]
 
