@@ -160,12 +160,17 @@ class GraphDecoder:
         mode = self._begin(logits, generation)
         self._send(0)
         for index in range(limit):
-            if index + 1 < limit:
+            more = index + 1 < limit
+            at_once = mode in self._graphs or self.no_graph is not None  # a capture would hold the first token back
+            if more and at_once:
                 self._advance(mode)
                 self._send(index + 1)
             token = self._received(index)
             self.drawn = index + 1
             yield token
+            if more and not at_once:
+                self._advance(mode)
+                self._send(index + 1)
 
     def _limit(self, generation: Generation) -> int:
         return min(generation.max_tokens, self._room)

@@ -36,7 +36,7 @@ def _load(ptr, column, columns, EVEN: tl.constexpr):
     return tl.load(ptr + column, mask=column < columns, other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _product(
     x_ptr,
     norm_ptr,

@@ -27,6 +27,14 @@ def _part(kept, CUTS: tl.constexpr, LEAST: tl.constexpr):
 
 
 @triton.jit
+def _prefetch(ptr):
+    """Bring a line into the L2 cache."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; // $0", "=r,l", [ptr.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
 def _turned(
     ptr, rows, live, cos_ptr, sin_ptr, norm_ptr, epsilon, NORMED: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr
 ):
@@ -82,19 +90,24 @@ def _attend(
     kept = (tl.load(kept_ptr + head) + step).to(tl.int32)
     part = _part(kept, CUTS, LEAST)
     first = cut * part
+    base = tl.load(start_ptr + head)
+    kind: tl.constexpr = keys_ptr.dtype.element_ty
     if CHAINED:
+        line: tl.constexpr = 1024 // kind.primitive_bitwidth  # elements in 128 bytes
+        ahead = first * D + tl.arange(0, LEAST * WIDE // line) * line
+        ahead = base * D + tl.minimum(ahead, kept * D)
+        _prefetch(keys_ptr + ahead)
+        _prefetch(values_ptr + ahead)
         gdc_wait()
         gdc_launch_dependents()
     if (first < kept) | (cut == 0):
         last = tl.minimum(first + part, kept)
-        base = tl.load(start_ptr + head)
         groups: tl.constexpr = HEADS // KV_HEADS
         g = tl.arange(0, GROUP)
         d = tl.arange(0, WIDE)
         inside = d < D
         rows = head * groups + g
         at = step * D
-        kind: tl.constexpr = keys_ptr.dtype.element_ty
         query = _turned(qkv_ptr, rows, g < groups, cos_ptr + at, sin_ptr + at, q_norm_ptr, epsilon, NORMED, D, WIDE).to(
             kind
         )
@@ -149,12 +162,12 @@ def _merge(
     LEAST: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
-    """out = sum over parts of 2^(top - highest) sums, over the same of the totals; one program a query head."""
+    """out = sum over parts of 2^(top - highest) sums, over the same of the totals; WIDE numbers of a head a program."""
     head = tl.program_id(0)
+    d = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
     kept = (tl.load(kept_ptr + head // GROUPS) + tl.load(step_ptr)).to(tl.int32)
     used = tl.maximum(tl.cdiv(kept, _part(kept, CUTS, LEAST)), 1)
     cut = tl.arange(0, SLOTS)
-    d = tl.arange(0, WIDE)
     live = cut < used
     place = head * CUTS + cut
     if CHAINED:
@@ -219,7 +232,8 @@ def attend(
         **chained(qkv.device),
     )
     out = torch.empty(heads * dim, dtype=qkv.dtype, device=qkv.device)
-    _merge[(heads,)](
+    narrow = min(wide, 32)
+    _merge[(heads, wide // narrow)](
         sums,
         tops,
         lists.kept,
@@ -227,7 +241,7 @@ def attend(
         out,
         GROUPS=heads // kv_heads,
         D=dim,
-        WIDE=wide,
+        WIDE=narrow,
         CUTS=cuts,
         SLOTS=triton.next_power_of_2(cuts),
         LEAST=_LEAST,
@@ -238,6 +252,6 @@ def attend(
 
 
 def _cuts(device: torch.device, kv_heads: int) -> int:
-    """Parts of a list, so that all heads together fill the device twice."""
+    """Parts of a list, a power of two, so that all heads together fill the device twice."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
-    return max(1, min(128, 2 * processors // kv_heads))
+    return max(1, min(128, 1 << (2 * processors // kv_heads).bit_length() - 1))
