@@ -42,16 +42,21 @@ class StreamingEmbedder:
         self._lock = threading.Lock()
         self._pixels: NDArray[np.uint8] | None = None  # [N, H, W, 3], filled by the decoder
         self._out: Tensor | None = None  # [T, cells, hidden]
+        self._begun = False  # frame 0 has come
         self._there: set[int] = set()  # frames of steps that are not whole yet
         self._waiting: set[int] = set()  # whole steps not yet queued
 
     def ready(self, pixels: NDArray[np.uint8], first: int, stop: int) -> None:
         """Frames first..stop-1 of `pixels` [N, H, W, 3] will not change any more.
 
-        `pixels` is the same array at every call; its sides are multiples of a cell.
+        `pixels` is the same array at every call; its sides are multiples of a cell. Frame 0 coming again means that all
+        frames will.
         """
         depth = self._geometry.temporal_patch
         with self._lock:
+            if first == 0 and self._begun:
+                self._there, self._waiting = set(), set()
+            self._begun |= first == 0
             self._pixels = pixels
             self._there.update(range(first, stop))
             for step in range(first // depth, -(-stop // depth)):

@@ -1,8 +1,9 @@
 """Decode the frames of a plan, and as few others as possible.
 
-Targets are taken in ascending order from a forward cursor (`reader.py`). For each one the last frame at or before it is
-kept (never simply the first one after a seek), scaled inside the decoder's own colour conversion, and turned upright.
-What a damaged clip no longer holds is reported, not made up.
+Long clips are decoded by groups of pictures, side by side (`parallel.py`). Else, and wherever a clip turns out to be
+damaged, targets are taken in ascending order from a forward cursor (`reader.py`). For each one the last frame at or
+before it is kept (never simply the first one after a seek), scaled inside the decoder's own colour conversion, and
+turned upright. What a damaged clip no longer holds is reported, not made up.
 """
 
 import time as clock
@@ -11,7 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from purekv_cli.errors import OutOfResources, UnreadableInput
@@ -19,8 +19,10 @@ from purekv_cli.memory import free_memory
 from purekv_cli.video.frames import Frames
 from purekv_cli.video.images import READ_ERRORS, list_images, read_image
 from purekv_cli.video.info import VideoInfo, read_of
+from purekv_cli.video.parallel import decode_groups, groups_of, workers_for
 from purekv_cli.video.reader import FrameReader, open_reader, reopened
 from purekv_cli.video.sample import SamplePlan
+from purekv_cli.video.scale import Scaler
 
 OnFrame = Callable[[int, int], None]
 Told = Callable[[int, int], None]  # (targets done, slot of `pixels` just filled)
@@ -39,7 +41,8 @@ def decode(
 
     `on_frame(done, total)` is called after each. `threads` None lets FFmpeg choose; give 1 to each of many workers.
     `on_pixels(pixels, first, stop)` is called when frames first..stop-1 of `pixels` [N, H, W, 3] will not change any
-    more, so that work on them can begin before the last one is there; N counts targets, and fewer frames may come.
+    more, so that work on them can begin before the last one is there; N counts targets, and fewer frames may come. They
+    come in any order; a damaged clip may begin anew, which frame 0 coming a second time tells.
     Targets beyond what a damaged clip still gives are dropped, and `Frames.damage` says so.
     Errors: UnreadableInput when nothing can be read, OutOfResources when the frames cannot fit into memory.
     """
@@ -78,14 +81,18 @@ def _decode_video(
     info: VideoInfo, plan: SamplePlan, pixels: NDArray[np.uint8], told: Told, threads: int | None
 ) -> tuple[list[int], list[float], str | None]:
     """Fill `pixels` from the front; returns the targets kept (indices), their frames' times, and the damage."""
-    turned = info.rotation % 180 != 0
-    stored_size = (pixels.shape[2], pixels.shape[1]) if turned else (pixels.shape[1], pixels.shape[2])
+    indices = [info.frame_at(time) for time in plan.times]
+    exact = [info.ticks(info.frame_times[index]) for index in indices]
+    if threads is None:
+        groups = groups_of(info, exact)
+        workers = workers_for(info, exact, groups)
+        if workers > 1 and decode_groups(info, exact, groups, pixels, told, workers):
+            return list(range(len(exact))), [_seconds(info, ticks) for ticks in exact], info.shortfall
+    scaler = Scaler(pixels.shape[1], pixels.shape[2], info.rotation)
     kept: list[int] = []
     times: list[float] = []
     stand_ins = 0
     with ExitStack() as stack:
-        indices = [info.frame_at(time) for time in plan.times]
-        exact = [info.ticks(info.frame_times[index]) for index in indices]
         reader = stack.enter_context(open_reader(info, threads, frozenset(exact)))
         previous = -1
         for target, (index, wanted) in enumerate(zip(indices, exact, strict=True)):
@@ -109,18 +116,16 @@ def _decode_video(
             if ticks == previous:
                 pixels[slot] = pixels[slot - 1]
             else:
-                pixels[slot] = np.rot90(_to_rgb(frame, stored_size), k=info.rotation // 90)
+                pixels[slot] = scaler.rgb(frame)
             previous = ticks
             kept.append(target)
-            times.append(ticks * info.time_base.numerator / info.time_base.denominator)
+            times.append(_seconds(info, ticks))
             told(target + 1, slot)
     return kept, times, _video_damage(info, reader, plan, kept, stand_ins)
 
 
-def _to_rgb(frame: VideoFrame, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """[H, W, 3] of any pixel format, scaled to `size` (height, width as stored)."""
-    rgb = frame.reformat(width=size[1], height=size[0], format="rgb24", interpolation="BICUBIC")
-    return np.asarray(rgb.to_ndarray(), np.uint8)
+def _seconds(info: VideoInfo, ticks: int) -> float:
+    return ticks * info.time_base.numerator / info.time_base.denominator
 
 
 def _video_damage(
@@ -128,7 +133,7 @@ def _video_damage(
 ) -> str | None:
     parts = [info.shortfall]
     if kept and kept[-1] + 1 < len(plan.times):
-        end = reader.furthest * info.time_base.numerator / info.time_base.denominator
+        end = _seconds(info, reader.furthest)
         following = info.frame_at(end) + 1
         end = info.frame_times[following] if following < info.frame_count else info.duration
         whole = max(info.duration, info.stated_duration or 0.0)

@@ -217,6 +217,19 @@ def test_a_clip_that_ends_early_has_only_the_features_of_what_it_gave(count):
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
 
 
+def test_a_clip_that_begins_anew_is_embedded_anew() -> None:
+    """What a damaged clip gave before its decoder started over is forgotten, whatever it was."""
+    model, pixels = holder(), frames(7)
+    stream = StreamingEmbedder(model, ModelGeometry(1, 1, 1, 8), PixelScale(), chunk=1)
+    coming = frames(7)[::-1].copy()
+    for index in (0, 1, 2, 5, 6):
+        stream.ready(coming, index, index + 1)
+    for index in range(5):
+        coming[index] = pixels[index]
+        stream.ready(coming, index, index + 1)
+    torch.testing.assert_close(stream.finish(5), one_shot(model, pixels[:5]), atol=1e-6, rtol=1e-6)
+
+
 def test_a_clip_is_embedded_while_it_is_decoded(tmp_path: Path) -> None:
     path = make(tmp_path, Recipe(size=(84, 112), frames=20, b_frames=2)).path
     info, model = probe(path), holder()
