@@ -1,4 +1,4 @@
-"""Groups of pictures decoded side by side: the sequential path's frames, and that path itself where a clip is damaged."""
+"""Groups of pictures side by side: the frames of the sequential path, and that path itself where a clip is damaged."""
 
 import numpy as np
 import pytest
