@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,9 +13,11 @@ from rich.console import Console
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from purekv_cli.bench import plot, table
+from purekv_cli.bench import engines, plot, table
+from purekv_cli.bench.clip import write
 from purekv_cli.bench.compare import Bench
 from purekv_cli.bench.export import facts, to_json
+from purekv_cli.bench.first_token import FromFile
 from purekv_cli.bench.measure import limits
 from purekv_cli.bench.request import (
     CPU_LENGTHS,
@@ -36,6 +39,7 @@ from purekv_cli.models import registry
 from purekv_cli.models.placement import choose_device, choose_dtype
 from purekv_cli.presets import choose
 from purekv_cli.terminal import Terminal, page
+from purekv_cli.video.probe import probe
 
 if TYPE_CHECKING:
     from purekv_cli.commands.bench import BenchFlags
@@ -43,8 +47,11 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def run(flags: "BenchFlags", arguments: list[str]) -> None:
+def run(video: Path | None, flags: "BenchFlags", arguments: list[str]) -> None:
     """Everything, in order: what can be wrong with the request is found before any work.
+
+    Args:
+        video: measured from the file on; None: a synthetic clip, if that was asked for.
 
     Raises:
         PureKVError, and typer.Exit with 1 behind a red gate, 130 after Ctrl-C.
@@ -52,7 +59,10 @@ def run(flags: "BenchFlags", arguments: list[str]) -> None:
     terminal = Terminal(flags.quiet)
     device = choose_device(flags.device)
     name = _model_name(flags, device)
-    request = _request(flags, device)
+    from_file = video is not None or flags.first_token
+    if video is not None:
+        probe(video)
+    request = _request(flags, device, from_file)
     base = choose(None, _names(flags, name)).method
     for policy in request.policies:
         make(policy, base)
@@ -61,25 +71,50 @@ def run(flags: "BenchFlags", arguments: list[str]) -> None:
     dtype = choose_dtype(flags.dtype.value, device)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    with _progress(terminal) as tell:
+    with _progress(terminal) as tell, TemporaryDirectory(prefix="purekv-bench-") as folder:
         tell(f"building {name}")
         model = _load(flags, name, device, dtype)
         tell("limits of the device")
-        result = Result(facts(device, arguments, name, dtype), limits(device, dtype))
-        Bench(model, request, base, result, tell).run()
+        engine, baseline = engines.ours(model).name, f"transformers, SDPA: {engines.sdpa_kernel_name(model)}"
+        known = facts(device, arguments, name, dtype) | {"engine": engine, "baseline": baseline}
+        result = Result(known, limits(device, dtype))
+        source = None
+        if from_file:
+            tell("clip")
+            source = FromFile(model, video or _clip(Path(folder), device), flags.frames or _frames(device), flags.seed)
+            known["stock preprocessing"] = source.preprocessing
+        Bench(model, request, base, result, tell, source).run()
     _show(flags, result, terminal)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
-    if not result.green or all(row.failure for row in result.rows):
+    failures = [row.failure for row in result.rows] + [walk.failure for walk in result.walks]
+    if not result.green or all(failures):
         raise typer.Exit(1)
 
 
-def _request(flags: "BenchFlags", device: torch.device) -> Request:
+def _clip(folder: Path, device: torch.device) -> Path:
+    """A synthetic clip: 30 s of 720p for a GPU, a few small seconds for a CPU."""
+    path = folder / "synthetic-clip.mp4"
+    if device.type == "cuda":
+        write(path, seconds=30)
+    else:
+        write(path, seconds=2, size=(192, 256))
+    return path
+
+
+def _frames(device: torch.device) -> int:
+    """Frames that are read of a clip where --frames does not say."""
+    return 64 if device.type == "cuda" else 8
+
+
+def _request(flags: "BenchFlags", device: torch.device, from_file: bool) -> Request:
     grid = read_grid(flags.grid)
-    if flags.frames is not None and flags.tokens is not None:
+    if flags.frames is not None and flags.tokens is not None and not from_file:
         raise UsageError("--frames and --tokens contradict each other", "Give one of them.")
-    if flags.frames is not None:
-        tokens: tuple[int, ...] = (TEXT_BEFORE + TEXT_AFTER + -(-flags.frames // 2) * grid[0] * grid[1],)
+    if from_file and flags.tokens is None:
+        tokens: tuple[int, ...] = ()
+    elif flags.frames is not None and not from_file:
+        tokens = (TEXT_BEFORE + TEXT_AFTER + -(-flags.frames // 2) * grid[0] * grid[1],)
     else:
         tokens = read_counts(flags.tokens or (GPU_LENGTHS if device.type == "cuda" else CPU_LENGTHS))
     return Request(

@@ -16,12 +16,13 @@ from transformers import PreTrainedModel
 
 from purekv_cli.bench import engines
 from purekv_cli.bench.arms import arms
+from purekv_cli.bench.first_token import FromFile
 from purekv_cli.bench.kernel_checks import kernel_checks
 from purekv_cli.bench.measure import peak_memory, reset_peak, synchronize
 from purekv_cli.bench.method_checks import method_checks, model_check
 from purekv_cli.bench.problem import Problem, synthetic
 from purekv_cli.bench.request import TEXT_AFTER, TEXT_BEFORE, Request
-from purekv_cli.bench.result import Costs, Result, Row, Times
+from purekv_cli.bench.result import Costs, Result, Row, Times, Walk
 from purekv_cli.bench.work import Sizes
 from purekv_cli.errors import PureKVError, UsageError
 from purekv_cli.method.config import MethodConfig
@@ -30,6 +31,7 @@ from purekv_cli.runtime.metrics import KVMeter, StageClock
 
 Tell = Callable[[str], None]
 T = TypeVar("T")
+_GATE_TOKENS = 2048  # where no length was asked for
 
 
 @dataclass(slots=True)
@@ -44,18 +46,27 @@ class Bench:
     """One model, one device; fills a `Result`."""
 
     def __init__(
-        self, model: PreTrainedModel, request: Request, base: MethodConfig, result: Result, tell: Tell
+        self,
+        model: PreTrainedModel,
+        request: Request,
+        base: MethodConfig,
+        result: Result,
+        tell: Tell,
+        source: FromFile | None = None,
     ) -> None:
         self._model, self._request, self._base, self._result, self._tell = model, request, base, result, tell
+        self._source = source
         self._device, self._sizes = model.device, Sizes.of(model)
 
     def run(self) -> None:
-        """Gate, then every length; Ctrl-C leaves what is measured so far."""
+        """Gate, then every length, then the file; Ctrl-C leaves what is measured so far."""
         try:
             with torch.inference_mode():
                 self._gate()
                 for tokens in self._request.tokens:
                     self._length(tokens)
+                if self._source is not None:
+                    self._file(self._source)
         except KeyboardInterrupt:
             self._result.interrupted = True
 
@@ -67,7 +78,7 @@ class Bench:
         checks.extend(method_checks(self._device, request.policies))
         self._tell("gate: logits of the model at hand")
         dense = arms(request, self._base)[0].config
-        checks.append(model_check(self._model, self._problem(min(request.tokens)), dense))
+        checks.append(model_check(self._model, self._problem(min(request.tokens, default=_GATE_TOKENS)), dense))
         self._free()
 
     def _problem(self, tokens: int) -> Problem:
@@ -122,6 +133,27 @@ class Bench:
         )
         return lane
 
+    def _file(self, source: FromFile) -> None:
+        """The whole wait from the file on; the first runs warm up everything that a process keeps."""
+        request = self._request
+        lanes = []
+        for arm in arms(request, self._base):
+            walk = Walk(source.name, 0, arm)
+            self._result.walks.append(walk)
+            lanes.append((walk, engines.Stock(self._model) if arm.is_stock else engines.ours(self._model)))
+        for run in range(-request.warmup, request.runs):
+            for walk, engine in lanes:
+                if walk.failure is not None:
+                    continue
+                step = f"run {run + 1} of {request.runs}" if run >= 0 else "warming up"
+                self._tell(f"{walk.label}: {step}, {walk.arm.name}")
+                found = self._guarded(walk, partial(source.prefilled, walk.arm, engine, request.max_tokens))
+                if found and run >= 0:
+                    walk.runs.append(found[0])
+                    walk.tokens = found[1]
+        lanes.clear()
+        self._free()
+
     def _flops(self, lane: _Lane, problem: Problem, sparse: bool) -> float:
         density, method = 1.0, lane.row.arm.config
         if sparse:
@@ -143,7 +175,7 @@ class Bench:
         ended = time.perf_counter()
         return Times(prefilled - begin, started - begin, (ended - started) / count)
 
-    def _guarded(self, row: Row, work: Callable[[], T]) -> T | None:
+    def _guarded(self, row: Row | Walk, work: Callable[[], T]) -> T | None:
         """What `work` gives; None when it failed, with the reason in the row."""
         try:
             return work()

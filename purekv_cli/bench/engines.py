@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 from transformers import DynamicCache, PreTrainedModel
 
 from purekv_cli.bench.problem import Problem
@@ -73,6 +74,19 @@ def ours(model: PreTrainedModel) -> Engine:
         return Fast(model)
     except Unsupported:
         return Attached(model)
+
+
+def sdpa_kernel_name(model: PreTrainedModel) -> str:
+    """Which kernel stock's SDPA takes in prefill: torch chooses by device, dtype and shape."""
+    config: Any = model.get_decoder().config
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    query, key = (torch.empty(1, h, 1024, dim, dtype=model.dtype, device=model.device) for h in (heads, kv_heads))
+    try:
+        chosen = torch._fused_sdp_choice(query, key, key, is_causal=True, enable_gqa=True)
+        return SDPBackend(int(chosen)).name.lower()
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # no public name for it
+        return "kernel unknown"
 
 
 class Stock:

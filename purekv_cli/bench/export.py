@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from purekv_cli import __version__
-from purekv_cli.bench.result import Result, Row
+from purekv_cli.bench.result import Result, Row, Walk
 from purekv_cli.report.record import dumps
 
 SCHEMA_VERSION = 1
@@ -51,6 +51,7 @@ def to_json(result: Result) -> str:
             "green": result.green,
             "interrupted": result.interrupted,
             "rows": [_row(result, row) for row in result.rows],
+            "from_file": [_walk(walk) for walk in result.walks],
         }
     )
 
@@ -72,6 +73,18 @@ def _row(result: Result, row: Row) -> dict[str, Any]:
         )
         values["speed_ups"] = _speed_ups(result, row)
     return values
+
+
+def _walk(walk: Walk) -> dict[str, Any]:
+    return {
+        "file": walk.label,
+        "tokens": walk.tokens,
+        "row": walk.arm.name,
+        "kind": walk.arm.kind,
+        "config": asdict(walk.arm.config),
+        "failure": walk.failure,
+        "runs": [asdict(stages) for stages in walk.runs],
+    }
 
 
 def _speed_ups(result: Result, row: Row) -> dict[str, float] | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from purekv_cli.bench.gate import OURS, PRUNED, distance, held
 from purekv_cli.bench.result import Check
-from purekv_cli.kernels import attention, attention_mass, compact, fused, sparse_prefill
+from purekv_cli.kernels import attention, attention_mass, compact, decode, fused, sparse_prefill
 from purekv_cli.kernels.attention import reference as attention_reference
 from purekv_cli.kernels.attention_mass import reference as mass_reference
 from purekv_cli.kernels.compact import reference as compact_reference
@@ -60,6 +60,7 @@ def kernel_checks(device: torch.device, dtype: torch.dtype) -> Iterator[Check]:
         ("compact", PRUNED, _compact),
         ("norms and SwiGLU", OURS, _pointwise),
         ("rotary", OURS, _rotary),
+        ("decoding", OURS, _decode),
     ):
         yield held(f"kernel {name}", covers, within, partial(compare, small))
 
@@ -117,3 +118,10 @@ def _rotary(small: _Small) -> float:
         qkv.float(), angle.cos(), angle.sin(), heads, kv_heads, key_rows=None, q_norm=None, k_norm=None, epsilon=1e-6
     )
     return max(distance(a, b) for a, b in zip(got, true, strict=True))
+
+
+def _decode(small: _Small) -> float:
+    """One step's products and its attention over lists of unlike lengths, at 7 query heads a KV head."""
+    where = small.query.device, small.query.dtype, small.query.shape[3], 7
+    kernels, _ = decode.choose(*where)
+    return max(decode.difference(kernels, *where))

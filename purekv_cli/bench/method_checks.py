@@ -5,13 +5,18 @@ logits.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from purekv_cli.bench import engines
-from purekv_cli.bench.gate import OURS, PRUNED, distance, held
+from purekv_cli.bench.gate import FILE, OURS, PRUNED, distance, held
 from purekv_cli.bench.masked import masked_logits, masks
 from purekv_cli.bench.problem import Problem, synthetic
 from purekv_cli.bench.result import Check
@@ -22,8 +27,10 @@ from purekv_cli.method.pattern import build as build_pattern
 from purekv_cli.method.pattern import content_change
 from purekv_cli.runtime.answering import text_positions
 from purekv_cli.runtime.embed import embed_tokens
+from purekv_cli.runtime.vision import tower_features
+from purekv_cli.runtime.vision_weights import read_tower
 
-LOGITS = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}  # relative, of the whole vector
+LOGITS = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 2e-2}  # relative, of the whole vector
 _TOKENS = 8
 _SHARPER = 6.0  # times the tiny model's queries and keys, so that what is pruned shows
 
@@ -46,6 +53,7 @@ def method_checks(device: torch.device, policies: tuple[str, ...]) -> Iterator[C
             raise ValueError(f"stock transformers says {expected}, {ours.name} {got}")
         return 0.0
 
+    yield held("vision tower, ours = stock", FILE, 1e-3, partial(_towers, model))
     yield held("greedy tokens, dense engine = stock", OURS, 0.0, same_tokens)
     for policy in policies:
         if policy == "dense":
@@ -64,14 +72,37 @@ def method_checks(device: torch.device, policies: tuple[str, ...]) -> Iterator[C
 
 
 def model_check(model: PreTrainedModel, problem: Problem, dense: MethodConfig) -> Check:
-    """The timed model's logits after a dense prefill, ours against stock's."""
+    """The timed model's logits after a dense prefill, ours against stock's.
+
+    A deep model in half precision magnifies every rounding, so the yardstick is stock itself: ours may differ from it
+    by no more than stock does when only its attention kernel is another one, and half as much again.
+    """
+    stock, within = engines.Stock(model), LOGITS.get(model.dtype, 1e-3)
+    name = f"logits at {problem.tokens} tokens, dense engine against stock"
+    expected: Tensor | None = None
+
+    def noise() -> float:
+        nonlocal expected
+        with torch.inference_mode():
+            expected = stock.prefill(problem, dense).logits
+            if model.device.type != "cuda" or model.dtype == torch.float32:
+                return 0.0
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                return _apart(stock.prefill(problem, dense).logits, expected)
+
+    with suppress(RuntimeError):  # that kernel is not here, or its memory: the plain tolerance holds
+        within = max(within, 1.5 * noise())
 
     def compare() -> float:
-        expected = engines.Stock(model).prefill(problem, dense).logits
-        got = engines.ours(model).prefill(problem, dense).logits
-        return float((got.float() - expected.float()).norm() / expected.float().norm())
+        true = stock.prefill(problem, dense).logits if expected is None else expected
+        return _apart(engines.ours(model).prefill(problem, dense).logits, true)
 
-    return held(f"logits at {problem.tokens} tokens, dense engine against stock", OURS, LOGITS[model.dtype], compare)
+    return held(name, OURS, within, compare)
+
+
+def _apart(got: Tensor, true: Tensor) -> float:
+    """Euclidean distance of whole vectors, relative to the true one's length."""
+    return float((got.float() - true.float()).norm() / true.float().norm())
 
 
 def _pruned_equals_masked(
@@ -101,6 +132,18 @@ def _pruned_equals_masked(
         return distance(first, logits[:1])
 
     return compare
+
+
+def _towers(model: PreTrainedModel) -> float:
+    """Two clips of different size through both towers."""
+    grids = torch.tensor([[2, 12, 16], [1, 6, 10]], device=model.device)
+    random = torch.Generator().manual_seed(0)
+    patches = torch.randn(int(grids.prod(1).sum()), 3 * 2 * 14 * 14, generator=random).to(model.device)
+    stock: Any = model.get_video_features
+    out = stock(pixel_values_videos=patches, video_grid_thw=grids)
+    found = getattr(out, "pooler_output", out)
+    true = found if isinstance(found, Tensor) else torch.cat(list(found))
+    return distance(tower_features(read_tower(model), patches, grids), true)
 
 
 def _tokens(engine: engines.Engine, problem: Problem, config: MethodConfig) -> list[int]:

@@ -57,6 +57,32 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Stages:
+    """One run from a file to the first token, in seconds."""
+
+    decode: float  # opening the file to the last frame in memory; ours computes features meanwhile
+    prepare: float  # frames to patches on the device
+    vision: float  # to the prompt's embeddings
+    prefill: float  # of the language model
+    first_token: float  # the whole wait
+
+
+@dataclass(slots=True)
+class Walk:
+    """One arm from the file on."""
+
+    label: str
+    tokens: int
+    arm: Arm
+    runs: list[Stages] = field(default_factory=list)
+    failure: str | None = None
+
+    def stage(self, name: str) -> Spread:
+        """Of one field of `Stages`."""
+        return Spread.of([getattr(run, name) for run in self.runs])
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """One comparison of the gate."""
 
@@ -74,11 +100,16 @@ class Result:
     limits: Limits
     checks: list[Check] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    walks: list[Walk] = field(default_factory=list)
     interrupted: bool = False
 
     def red(self, kind: str) -> list[Check]:
         """Failed checks that stand before rows of this kind."""
         return [check for check in self.checks if not check.ok and kind in check.covers]
+
+    def stock_walk(self) -> Walk | None:
+        """The baseline from the file on, once it has been measured."""
+        return next((walk for walk in self.walks if walk.arm.is_stock and walk.runs), None)
 
     @property
     def green(self) -> bool:

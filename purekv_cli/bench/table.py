@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from purekv_cli.bench.measure import Spread
-from purekv_cli.bench.result import Result, Row
+from purekv_cli.bench.result import Result, Row, Walk
 from purekv_cli.report.units import size
 
 PREFILL = ("tokens", "row", "prefill ms", "min", "speed-up", "scoring ms", "TFLOP/s", "of limit", "KV peak", "of dense")
@@ -28,6 +28,8 @@ DECODE = (
     "KV kept",
     "memory",
 )
+
+WALK = ("tokens", "row", "decode ms", "prepare ms", "vision ms", "prefill ms", "first token ms", "speed-up")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ def tables(result: Result) -> list[Table]:
     found = [Table("Gate", ("check", "", "finding"), gate)]
     found.append(Table("Prefill of the language model", PREFILL, tuple(_prefill(result, r) for r in result.rows)))
     found.append(Table("First token and decoding", DECODE, tuple(_decode(result, r) for r in result.rows)))
+    found.append(Table("From the file to the first token", WALK, tuple(_walk(result, w) for w in result.walks)))
     return [table for table in found if table.rows]
 
 
@@ -52,11 +55,17 @@ def notes(result: Result) -> list[str]:
     """What the columns mean, and what went wrong."""
     limits = result.limits
     lines = [
+        f"baseline: {result.facts.get('baseline')}; engine: {result.facts.get('engine')}",
         f"limits here: matrix product {limits.flops / 1e12:.4g} TFLOP/s, copy {limits.bandwidth / 1e12:.3g} TB/s",
         "TFLOP/s: a dense row counts the dense model's work, a pruned row only the work that it really does",
         "floor: weights and cache of a token read once at the speed of the copy",
     ]
-    lines += [f"{row.label}, {row.arm.name}: {row.failure}" for row in result.rows if row.failure]
+    if result.walks:
+        lines.append(
+            "from the file on: ours decodes and sees at once, so its vision is what is left after the last frame"
+        )
+    every: list[Row | Walk] = [*result.rows, *result.walks]
+    lines += [f"{row.label}, {row.arm.name}: {row.failure}" for row in every if row.failure]
     if not result.green:
         lines.append("the gate is red: rows that it covers show no speed-up")
     if result.interrupted:
@@ -88,11 +97,11 @@ def markdown(result: Result) -> str:
     return "\n".join([*lines, "", *(f"- {line}" for line in notes(result))]) + "\n"
 
 
-def speed_up(result: Result, row: Row, baseline: float | None, value: float) -> str:
+def speed_up(result: Result, row: Row | Walk, baseline: float | None, value: float, *kinds: str) -> str:
     """ "4.70x", or why there is none."""
     if row.arm.is_stock:
         return "1"
-    if red := result.red(row.arm.kind):
+    if red := [check for kind in (row.arm.kind, *kinds) for check in result.red(kind)]:
         return f"gate: {red[0].name}"
     return f"{baseline / value:.2f}x" if baseline else "no baseline"
 
@@ -134,6 +143,16 @@ def _decode(result: Result, row: Row) -> tuple[str, ...]:
     )
 
 
+def _walk(result: Result, walk: Walk) -> tuple[str, ...]:
+    head = (str(walk.tokens or ""), walk.arm.name)
+    if not walk.runs:
+        return (*head, _absent(walk), *[""] * (len(WALK) - 3))
+    stock, whole = result.stock_walk(), walk.stage("first_token")
+    baseline = stock.stage("first_token").mean if stock else None
+    stages = (_ms(walk.stage(name).mean) for name in ("decode", "prepare", "vision", "prefill"))
+    return (*head, *stages, _spread(whole), speed_up(result, walk, baseline, whole.mean, "file"))
+
+
 def _share(result: Result, row: Row, stock: Row | None, held: int) -> str:
     """Bytes as a share of the baseline's cache."""
     if row.arm.is_stock or stock is None or stock.costs is None or result.red(row.arm.kind):
@@ -141,7 +160,7 @@ def _share(result: Result, row: Row, stock: Row | None, held: int) -> str:
     return f"{held / stock.costs.kv_kept:.3f}"
 
 
-def _absent(row: Row) -> str:
+def _absent(row: Row | Walk) -> str:
     return "failed, see below" if row.failure else "not measured"
 
 

@@ -23,8 +23,12 @@ class BenchFlags:
     budget: Annotated[str, _own("--budget", help="Budgets, one row each.", metavar="LIST", show_default=True)] = "0.2"
     tokens: Annotated[str | None, _own("--tokens", help=_LENGTHS, metavar="LIST")] = None
     frames: Annotated[
-        int | None, _own("--frames", help="One length, by the frames of its video.", metavar="N", min=1)
+        int | None,
+        _own("--frames", help="Frames read of the video, or one length by its frames.", metavar="N", min=1),
     ] = None
+    first_token: Annotated[
+        bool, _own("--first-token", help="From a file on disk on: VIDEO, or a synthetic 720p clip of 30 s.")
+    ] = False
     grid: Annotated[
         str, _own("--grid", help="Video tokens of a frame pair, rows x columns.", metavar="RxC", show_default=True)
     ] = "17x23"
@@ -56,8 +60,14 @@ class BenchFlags:
 
 
 @with_flags
-def bench(*, flags: BenchFlags) -> None:
+def bench(
+    video: Annotated[
+        Path | None, typer.Argument(help="Measure from this file to the first token.", metavar="[VIDEO]")
+    ] = None,
+    *,
+    flags: BenchFlags,
+) -> None:
     """Measure dense against PureKV: prefill, decoding, memory."""
     from purekv_cli.bench.command import run
 
-    run(flags, sys.argv[1:])
+    run(video, flags, sys.argv[1:])

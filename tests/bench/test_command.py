@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from purekv_cli.app import main
-from purekv_cli.bench import engines
+from purekv_cli.bench import engines, method_checks
 
 SMALL = ("bench", "--shape", "tiny", "--device", "cpu", "--grid", "6x8", "--runs", "1", "--warmup", "0")
 SMALL += ("--max-tokens", "3", "--propagate", "2:0.3", "--budget", "0.5")
@@ -138,3 +138,35 @@ def test_mistakes_are_two_lines_before_any_work(
     assert (code, out) == (2, "")
     assert what in first
     assert hint in second
+
+
+def test_from_a_file_to_the_first_token_by_stage(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from purekv_cli.bench.clip import write
+
+    clip = tmp_path / "clip.mp4"
+    write(clip, seconds=1, size=(224, 280))
+    code, out, _ = run(capfd, SMALL[0], clip, *SMALL[1:], "--frames", "6", "--json", "--quiet")
+    record = json.loads(out)
+    assert code == 0
+    assert record["rows"] == []
+    assert record["stock preprocessing"]
+    walks = record["from_file"]
+    assert [walk["kind"] for walk in walks] == ["stock", "dense", "whole", "propagated"]
+    for walk in walks:
+        assert walk["file"] == "clip.mp4"
+        assert walk["tokens"] == 96 + 3 * 11 * 13  # 6 frames are 3 steps; 224 x 280 is enlarged to 308 x 364
+        stages = walk["runs"][0]
+        whole = stages.pop("first_token")
+        assert 0 < sum(stages.values()) <= whole
+    assert walks[0]["runs"][0]["prepare"] > 0
+
+
+def test_a_red_tower_silences_only_what_begins_at_the_file(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = method_checks.tower_features
+    monkeypatch.setattr(method_checks, "tower_features", lambda *given: 1.5 * real(*given))
+    code, out, _ = run(capfd, *SMALL, "--tokens", "256", "--first-token", "--frames", "4")
+    walk = [line for line in out.splitlines() if "gate: vision tower" in line]
+    assert code == 1
+    assert len(walk) == 3  # every row of ours, none of the rows by length
