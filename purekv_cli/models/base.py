@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from purekv_cli.method.layout import VideoLayout
 from purekv_cli.models.geometry import ModelGeometry
+from purekv_cli.models.preprocess import PixelScale
 from purekv_cli.video.frames import Frames
 
 
@@ -22,7 +23,8 @@ class Inputs:
     position_ids: Tensor  # int64 [4, 1, N]: the text row, then t, h, w (1-D families: [1, N])
     next_position: int  # rotary position of the first generated token
     layout: VideoLayout
-    features: Mapping[str, Tensor]  # the vision tower's inputs, by the names the model's forward takes
+    features: Mapping[str, Tensor]  # the vision tower's inputs, by the names the model's forward takes; when the tower
+    # has run already, its output "video_features" [V, hidden] in place of the pixels
 
 
 class Adapter(Protocol):
@@ -31,6 +33,7 @@ class Adapter(Protocol):
     name: str  # as the user would write it: "demo", "Qwen/Qwen2.5-VL-7B-Instruct", a folder
     family: str  # "qwen2_5_vl"
     geometry: ModelGeometry
+    scale: PixelScale
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     stop_ids: frozenset[int]
@@ -38,8 +41,13 @@ class Adapter(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def prepare(self, frames: Frames, question: str) -> Inputs:
-        """The first turn: system, video, question, and the opening of the answer."""
+    def prepare(self, frames: Frames, question: str, features: Tensor | None = None) -> Inputs:
+        """The first turn: system, video, question, and the opening of the answer.
+
+        Args:
+            features: what the tower made of these frames, [V, hidden], where it ran while they were decoded; then no
+                pixels are prepared.
+        """
         ...
 
     def prefix_length(self, inputs: Inputs) -> int:

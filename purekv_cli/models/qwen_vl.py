@@ -71,19 +71,25 @@ class QwenVL:
         weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
         return weight.device
 
-    def prepare(self, frames: Frames, question: str) -> Inputs:
+    def prepare(self, frames: Frames, question: str, features: Tensor | None = None) -> Inputs:
         """The first turn: system, video, question, and the opening of the answer.
 
         Frames whose sides are multiples of a cell were sized by the caller and stay as they are; others are resized
-        to `geometry.frame_size`.
+        to `geometry.frame_size`. With `features` [V, hidden], made of them while they were decoded, no pixels are.
         """
         height, width = frames.pixels.shape[1:3]
         cell = self.geometry.cell
         fits = not (height % cell or width % cell)
         size = (height, width) if fits else self.geometry.frame_size(height, width)
-        pixels, grid = preprocess(
-            frames.pixels, size, self.geometry, self.scale, device=self.device, dtype=self.model.dtype
-        )
+        vision = {}
+        if features is None:
+            vision["pixel_values_videos"], grid = preprocess(
+                frames.pixels, size, self.geometry, self.scale, device=self.device, dtype=self.model.dtype
+            )
+        else:
+            vision["video_features"] = features
+            patches = (size[0] // self.geometry.patch, size[1] // self.geometry.patch)
+            grid = torch.tensor([[-(-len(frames.pixels) // self.geometry.temporal_patch), *patches]])
         seconds = torch.tensor([self.geometry.temporal_patch * frames.seconds_per_frame], dtype=torch.float32)
         steps, rows, columns = int(grid[0, 0]), size[0] // cell, size[1] // cell
         head = self.prompt.head_ids()
@@ -100,8 +106,8 @@ class QwenVL:
             next_position=int(after[0]),
             layout=layout,
             features={
-                "pixel_values_videos": pixels,
-                "video_grid_thw": grid,
+                **vision,
+                "video_grid_thw": grid.to(self.device),
                 "second_per_grid_ts": seconds.to(self.device),
                 "mm_token_type_ids": (ids == self.tokens.video).long() * 2,
             },

@@ -77,6 +77,18 @@ def test_features_are_what_the_model_takes(adapter: QwenVL) -> None:
     assert inputs.next_position == int(inputs.position_ids[1:].max()) + 1
 
 
+def test_features_that_are_there_take_the_place_of_pixels(adapter: QwenVL) -> None:
+    plain, known = adapter.prepare(clip(), "why?"), torch.randn(18, 64)
+    ready = adapter.prepare(clip(), "why?", known)
+    assert ready.features["video_features"] is known
+    assert plain.features.keys() - ready.features.keys() == {"pixel_values_videos"}
+    for name in ("video_grid_thw", "second_per_grid_ts", "mm_token_type_ids"):
+        assert torch.equal(ready.features[name], plain.features[name])
+    assert torch.equal(ready.input_ids, plain.input_ids)
+    assert torch.equal(ready.position_ids, plain.position_ids)
+    assert torch.equal(ready.layout.video, plain.layout.video)
+
+
 def test_the_model_itself_agrees_where_it_is_right(adapter: QwenVL) -> None:
     """One grid step, wider than long: here the positions of current transformers are the right ones too."""
     inputs = adapter.prepare(clip(count=2, height=84, width=140), "why?")
