@@ -7,6 +7,7 @@ is that of the tower in one go.
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,8 +19,37 @@ from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.models.preprocess import PixelScale, to_patches, upload
 from purekv_cli.runtime.vision import CHUNK_PATCHES, step_features
 from purekv_cli.runtime.vision_weights import read_tower
+from purekv_cli.runtime.weights import Unsupported
+from purekv_cli.video.decode import OnFrame, decode
+from purekv_cli.video.frames import Frames
+from purekv_cli.video.info import VideoInfo
+from purekv_cli.video.sample import SamplePlan
+
+if TYPE_CHECKING:
+    from purekv_cli.models.base import Adapter
 
 STREAM_PATCHES = CHUNK_PATCHES // 2  # queued at once: the last ones are what decoding does not hide
+
+
+def decode_and_embed(
+    adapter: "Adapter", info: VideoInfo, plan: SamplePlan, size: tuple[int, int], on_frame: OnFrame | None = None
+) -> tuple[Frames, Tensor | None]:
+    """The frames of `decode`, and what the tower makes of them, [V, hidden], for `adapter.prepare`.
+
+    The features are None where nothing is gained by making them now: on a CPU, which decodes, and for towers that the
+    fast path does not know. They may still be in the making on a GPU; its current stream waits for them.
+
+    Args:
+        size: (height, width), multiples of a cell.
+    """
+    try:
+        stream = StreamingEmbedder(adapter.model, adapter.geometry, adapter.scale)
+    except Unsupported:
+        return decode(info, plan, size, on_frame), None
+    if stream.device.type != "cuda":
+        return decode(info, plan, size, on_frame), None
+    frames = decode(info, plan, size, on_frame, on_pixels=stream.ready)
+    return frames, stream.finish(len(frames.pixels))
 
 
 class StreamingEmbedder:
@@ -45,6 +75,11 @@ class StreamingEmbedder:
         self._begun = False  # frame 0 has come
         self._there: set[int] = set()  # frames of steps that are not whole yet
         self._waiting: set[int] = set()  # whole steps not yet queued
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features are made."""
+        return self._tower.device
 
     def ready(self, pixels: NDArray[np.uint8], first: int, stop: int) -> None:
         """Frames first..stop-1 of `pixels` [N, H, W, 3] will not change any more.

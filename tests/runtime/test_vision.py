@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.models.preprocess import PixelScale, preprocess
 from purekv_cli.runtime.embed import video_features
 from purekv_cli.runtime.vision import explain, tower_features
-from purekv_cli.runtime.vision_stream import StreamingEmbedder
+from purekv_cli.runtime.vision_stream import StreamingEmbedder, decode_and_embed
 from purekv_cli.runtime.vision_weights import read_tower
 from purekv_cli.runtime.weights import Unsupported
 from purekv_cli.video.decode import decode
@@ -237,6 +238,23 @@ def test_a_clip_is_embedded_while_it_is_decoded(tmp_path: Path) -> None:
     stream = StreamingEmbedder(model, ModelGeometry(1, 1, 1, 8), PixelScale(), chunk=1)
     pixels = decode(info, plan, (56, 84), on_pixels=stream.ready).pixels
     torch.testing.assert_close(stream.finish(len(pixels)), one_shot(model, pixels), atol=1e-6, rtol=1e-6)
+
+
+def test_decoding_hands_over_features_where_a_gpu_can_work_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, model = probe(make(tmp_path, Recipe(frames=20)).path), tiny_model()
+    adapter = SimpleNamespace(model=model, geometry=ModelGeometry(1, 1, 1, 8), scale=PixelScale())
+    plan = sample(info, SampleSpec(mode="uniform", frames=5))
+    frames, features = decode_and_embed(adapter, info, plan, (56, 84))
+    assert (features is None) == (DEVICE.type == "cpu")
+    monkeypatch.setattr(StreamingEmbedder, "device", torch.device("cuda"))
+    again, features = decode_and_embed(adapter, info, plan, (56, 84))
+    np.testing.assert_array_equal(again.pixels, frames.pixels)
+    torch.testing.assert_close(features, one_shot(model.model, frames.pixels), atol=1e-6, rtol=1e-6)
+    adapter.model = tiny_model("qwen2_vl")
+    frames, features = decode_and_embed(adapter, info, plan, (56, 84))
+    assert (len(frames.pixels), features) == (5, None)
 
 
 def test_nothing_given_is_an_error():
