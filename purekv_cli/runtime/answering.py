@@ -1,8 +1,8 @@
 """One answer: the turn is fed to the model, then tokens are drawn until it stops; every step is told and measured."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,9 +16,12 @@ from purekv_cli.runtime.cache import CompactCache
 from purekv_cli.runtime.detokenize import Detokenizer
 from purekv_cli.runtime.embed import embed_prompt, embed_tokens
 from purekv_cli.runtime.events import Answer, Event, Progress, RunStats, Text
+from purekv_cli.runtime.fast import fast_path
+from purekv_cli.runtime.fast_prefill import fast_prefill, uses_sparse
 from purekv_cli.runtime.metrics import StageClock
 from purekv_cli.runtime.prompt import Prompt
 from purekv_cli.runtime.sampling import Generation, Sampler
+from purekv_cli.runtime.weights import Unsupported
 
 if TYPE_CHECKING:
     from purekv_cli.runtime.session import Session
@@ -51,7 +54,6 @@ def answering(session: "Session", turn: Turn, generation: Generation) -> Iterato
         try:
             yield from run.decode(attached, logits)
         except KeyboardInterrupt:
-            run.forget_half_step()
             yield run.answer("interrupted")
             raise
         yield run.answer(run.finish)
@@ -64,7 +66,8 @@ class _Run:
         self._model = self._adapter.model
         self._tokens: list[int] = []
         self._text: list[str] = []
-        self._fed = 0  # of the generated tokens
+        self._fast = fast_path(self._model)
+        self._path: tuple[str, str] = ("", "")  # which way prefill and decoding went
         self._first_token = self._decoding = 0.0
         self._started = time.perf_counter()
         self._entries = self._bytes_kept = self._bytes_full = self._peak = self._prompt_tokens = 0.0
@@ -78,22 +81,19 @@ class _Run:
         if self._adapter.device.type == "cuda":
             torch.cuda.set_device(self._adapter.device)
         embeds = self._embeds(emit)
-        parts = [embeds.shape[1]]
-        if turn.prompt is not None:
-            session.cache, session.mark, session.unfed = attached.new_cache(turn.prompt), None, []
-            if turn.prompt.length < embeds.shape[1]:  # a prefix that later questions share
-                parts = [turn.prompt.length, embeds.shape[1] - turn.prompt.length]
-        assert session.cache is not None
-        with self.clock.stage("prefill"), self._told(attached, parts, emit):
-            start, hidden = 0, embeds
-            for index, count in enumerate(parts):
-                piece = slice(start, start + count)
-                hidden = self._feed(attached, session.cache, embeds[:, piece], turn.positions[..., piece])
-                start += count
-                if index == 0 and len(parts) > 1:
+        start, length = 0, embeds.shape[1]
+        with self.clock.stage("prefill"):
+            if turn.prompt is not None:
+                session.cache, session.mark, session.unfed = attached.new_cache(turn.prompt), None, []
+                start = turn.prompt.length
+                hidden = self._read(attached, turn.prompt, embeds[:, :start], turn.positions[..., :start], emit)
+                if start < length:  # a prefix that later questions share
                     session.mark = session.cache.mark()
+            assert session.cache is not None
+            if start < length:
+                with self._told(attached, 1, emit):
+                    hidden = self._feed(attached, session.cache, embeds[:, start:], turn.positions[..., start:])
             logits = self._logits(hidden)
-        session.sparse = attached.sparse
         session.next_position = next_position(turn.positions)
         session.unfed = []
         self._measure(attached, session.cache)
@@ -101,40 +101,62 @@ class _Run:
 
     def decode(self, attached: Attached, logits: Tensor) -> Iterator[Event]:
         """Draw tokens and feed them until the model stops or the limit is reached."""
-        session, most = self._session, self._generation.max_tokens
-        assert session.cache is not None
-        sampler = Sampler(self._generation, logits.device)
+        most = self._generation.max_tokens
         pieces = Detokenizer(self._adapter.tokenizer)
-        while True:
-            token = int(sampler.next(logits))
-            now = time.perf_counter() - self._started
-            if not self._tokens:
-                self._first_token = now
-            self._decoding = now - self._first_token
-            self._tokens.append(token)
-            if token in self._adapter.stop_ids:
-                self.finish = "stop"
-                break
-            session.unfed = [token]
-            yield from self._say(pieces.push(token))
-            yield Progress("answer", len(self._tokens), most)
-            if len(self._tokens) == most:
-                self.finish = "length"
-                break
-            with torch.inference_mode():
-                ids = torch.tensor([[token]])
-                at = text_positions(self._turn.positions, session.cache.get_seq_length(), session.next_position, 1)
-                logits = self._logits(self._feed(attached, session.cache, embed_tokens(self._model, ids), at))
-            session.next_position += 1
-            session.unfed = []
-            self._fed += 1
+        with closing(self._draw(attached, logits)) as tokens:
+            for token in tokens:
+                now = time.perf_counter() - self._started
+                if not self._tokens:
+                    self._first_token = now
+                self._decoding = now - self._first_token
+                self._tokens.append(token)
+                if token in self._adapter.stop_ids:
+                    self.finish = "stop"
+                    break
+                yield from self._say(pieces.push(token))
+                yield Progress("answer", len(self._tokens), most)
         yield from self._say(pieces.finish())
 
-    def forget_half_step(self) -> None:
-        """After an interruption: layers that have already taken the token in hand give it back."""
-        cache = self._session.cache
-        if cache is not None:
-            cache.rewind(int(self._prompt_tokens) + self._fed)
+    def _draw(self, attached: Attached, logits: Tensor) -> Generator[int, None, None]:
+        """Token ids; when it is closed, cache and session know which of them the model has read."""
+        session = self._session
+        assert session.cache is not None
+        decoder = self._fast.decoder
+        if decoder is not None:
+            try:
+                decoder.load(session.cache, session.next_position, self._generation.max_tokens)
+            except Unsupported as reason:
+                decoder, self._path = None, (self._path[0], f"transformers: {reason}")
+        if decoder is None:
+            yield from self._draw_stock(attached, session.cache, logits)
+            return
+        self._path = (self._path[0], self._fast.decode_why)
+        token = -1
+        try:
+            for token in decoder.run(logits, self._generation):
+                yield token
+        finally:
+            decoder.store(session.cache)
+            session.next_position += decoder.fed
+            session.unfed = [] if token in self._adapter.stop_ids or token < 0 else [token]
+
+    def _draw_stock(self, attached: Attached, cache: CompactCache, logits: Tensor) -> Iterator[int]:
+        session, sampler = self._session, Sampler(self._generation, logits.device)
+        fed = 0
+        try:
+            for place in range(self._generation.max_tokens):
+                if place:
+                    with torch.inference_mode():
+                        ids = torch.tensor([session.unfed])
+                        at = text_positions(self._turn.positions, cache.get_seq_length(), session.next_position, 1)
+                        logits = self._logits(self._feed(attached, cache, embed_tokens(self._model, ids), at))
+                    session.next_position += 1
+                    fed += 1
+                token = int(sampler.next(logits))
+                session.unfed = [] if token in self._adapter.stop_ids else [token]
+                yield token
+        finally:  # after an interruption, layers that have already taken the token in hand give it back
+            cache.rewind(int(self._prompt_tokens) + fed)
 
     def answer(self, finish: Finish) -> Answer:
         """The record of this answer, as far as it got."""
@@ -158,6 +180,9 @@ class _Run:
             tokens_per_second=(len(self._tokens) - 1) / self._decoding if self._decoding > 0 else 0.0,
             new_tokens=len(ids),
             sparse=session.sparse,
+            propagated=session.propagated,
+            prefill_path=self._path[0],
+            decode_path=self._path[1],
         )
         return Answer(self._turn.question, "".join(self._text), finish, stats, ids)
 
@@ -178,6 +203,37 @@ class _Run:
             return known
         return torch.cat([known[:, :after], embed_tokens(self._model, turn.ids[:, after:])], 1)
 
+    def _read(self, attached: Attached, prompt: Prompt, embeds: Tensor, positions: Tensor, emit: Emit) -> Tensor:
+        """A fresh prompt into the empty cache, fast where possible; returns the last token's hidden state."""
+        session, config = self._session, attached.config
+        assert session.cache is not None
+        why, session.propagated = self._fast.prefill_why, False
+        if self._fast.weights is not None:
+            try:
+                hidden = fast_prefill(
+                    self._fast.weights,
+                    embeds,
+                    positions,
+                    prompt,
+                    config,
+                    session.cache,
+                    meter=attached.meter,
+                    clock=self.clock,
+                    tell=lambda done, total: emit(Progress("prefill", done, total)),
+                )
+            except Unsupported as reason:
+                why = f"transformers: {reason}"
+            else:
+                session.sparse, session.propagated = uses_sparse(config, prompt), config.propagate is not None
+                self._path = (why, "")
+                return hidden
+        self._path = (why, "")
+        steps = -(-prompt.length // config.chunk) if config.chunk else 1
+        with self._told(attached, steps, emit):
+            hidden = self._feed(attached, session.cache, embeds, positions)
+        session.sparse = attached.sparse
+        return hidden
+
     def _feed(self, attached: Attached, cache: CompactCache, embeds: Tensor, positions: Tensor) -> Tensor:
         """Run the decoder; returns the last token's hidden state [1, 1, hidden]."""
         out = attached.decoder(
@@ -196,12 +252,10 @@ class _Run:
             yield Text(piece)
 
     @contextmanager
-    def _told(self, attached: Attached, parts: list[int], emit: Emit) -> Iterator[None]:
-        """A Progress event after every layer of every step of the prefill."""
-        layers, chunk = list(attached.decoder.layers), attached.config.chunk
-        fresh = self._turn.prompt is not None
-        steps = -(-parts[0] // chunk) if chunk and fresh else 1
-        total, done = len(layers) * (steps + len(parts) - 1), 0
+    def _told(self, attached: Attached, steps: int, emit: Emit) -> Iterator[None]:
+        """A Progress event after every layer of every step of a stock forward."""
+        layers = list(attached.decoder.layers)
+        total, done = len(layers) * steps, 0
 
         def tell(*_: object) -> None:
             nonlocal done

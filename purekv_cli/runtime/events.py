@@ -40,6 +40,9 @@ class RunStats:
     tokens_per_second: float  # decoding after the first token; 0 when there was none
     new_tokens: int
     sparse: bool = False  # whether ST-SpAttn ran
+    propagated: bool = False  # whether only some tokens flowed through the upper layers
+    prefill_path: str = ""  # which way the prompt went, and why; empty when it had been read before
+    decode_path: str = ""  # the same for the answer's tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class Session:
         self.next_position = 0  # rotary position of the next token
         self.unfed: list[int] = []  # generated, but not read by the model
         self.cache: CompactCache | None = None
-        self.sparse = False
+        self.sparse = self.propagated = False  # how the clip was read
 
     @property
     def kept(self) -> list[Tensor]:

@@ -3,15 +3,17 @@
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from purekv_cli.errors import OutOfResources, UsageError
+from purekv_cli.kernels import allow
 from purekv_cli.method.budget import Budget
 from purekv_cli.method.config import MethodConfig, SparseConfig
 from purekv_cli.models.base import Inputs
+from purekv_cli.runtime.detokenize import Detokenizer
 from purekv_cli.runtime.embed import video_features
 from purekv_cli.runtime.engine import Engine
 from purekv_cli.runtime.events import Answer, Event, Progress, Text
@@ -26,6 +28,14 @@ FEW = Generation(max_tokens=8)
 @pytest.fixture(scope="module")
 def adapter() -> TinyAdapter:
     return TinyAdapter()
+
+
+@pytest.fixture
+def stock_way() -> Iterator[None]:
+    """Prompts and tokens go through transformers, where hooks can watch and disturb them."""
+    allow("reference")
+    yield
+    allow("auto")
 
 
 def engine(adapter: TinyAdapter, policy: str = "purekv", **dials: Any) -> Engine:
@@ -110,6 +120,7 @@ def test_the_budget_counts_the_question_of_a_shared_prefill(adapter: TinyAdapter
 
 @pytest.mark.parametrize("limit", [3, 8])
 @pytest.mark.parametrize("policy", ["dense", "random"])
+@pytest.mark.usefixtures("stock_way")
 def test_a_second_turn_equals_a_fresh_prompt(adapter: TinyAdapter, policy: str, limit: int) -> None:
     """The chat's cache gives the logits of the whole conversation read at once, under the mask of what was pruned."""
     inputs = adapter.inputs("what happens?")
@@ -217,6 +228,49 @@ def test_one_token_has_no_rate(adapter: TinyAdapter) -> None:
     assert stats.tokens_per_second == 0
 
 
+@pytest.mark.parametrize("policy", ["dense", "random", "purekv", "purekv-paper"])
+def test_both_ways_say_the_same(adapter: TinyAdapter, policy: str) -> None:
+    """Straight from the weights or through transformers: answers, what was kept, and every later turn."""
+    said = []
+    for kernels in ("auto", "reference"):
+        allow(kernels)  # type: ignore[arg-type]
+        session = engine(adapter, policy).open(adapter.inputs("what happens?"))
+        turns = [last(session.ask("what happens?", Generation(max_tokens=limit))) for limit in (1, 3, 8)]
+        turns += [last(session.follow_up("and then?", FEW)), last(session.follow_up("why?", Generation(max_tokens=2)))]
+        turns += [last(session.ask("who?", FEW))]
+        said.append([(t.token_ids, t.finish, t.stats.prompt_tokens, t.stats.kept_tokens) for t in turns])
+        paths = {(t.stats.prefill_path.partition(":")[0], t.stats.decode_path.partition(":")[0]) for t in turns}
+        assert all(("transformers" in way) == (kernels == "reference") or not way for pair in paths for way in pair)
+    allow("auto")
+    assert said[0] == said[1]
+
+
+def test_interrupted_while_the_graph_runs(adapter: TinyAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaving the fast way amid an answer keeps what was said, and the chat goes on from there."""
+    inputs = adapter.inputs("what happens?")
+    session = engine(adapter).open(inputs)
+    full = last(session.first("", FEW))
+    events = session.first("", FEW)
+    said = 0
+    while said < 3:
+        event = next(events)
+        said += isinstance(event, Progress) and event.stage == "answer"
+    push = Detokenizer.push
+    monkeypatch.setattr(Detokenizer, "push", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    seen: list[Event] = []
+    with pytest.raises(KeyboardInterrupt):
+        _collect(events, seen)
+    monkeypatch.setattr(Detokenizer, "push", push)
+    answer = seen[-1]
+    assert isinstance(answer, Answer)
+    assert answer.finish == "interrupted"
+    assert answer.token_ids == full.token_ids[: len(answer.token_ids)]
+    ids, _ = adapter.follow_up("go on?", 0)
+    stats = last(session.follow_up("go on?", FEW)).stats
+    assert stats.prompt_tokens == inputs.layout.length + len(answer.token_ids) + ids.shape[1]
+
+
+@pytest.mark.usefixtures("stock_way")
 def test_interrupted_in_the_answer(adapter: TinyAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was said so far is handed over, then the interruption goes on; the session can be used again."""
     inputs = adapter.inputs("what happens?")
@@ -252,6 +306,7 @@ def _collect(events: Iterator[Event], into: list[Event]) -> None:
         into.append(event)
 
 
+@pytest.mark.usefixtures("stock_way")
 def test_interrupted_in_prefill(adapter: TinyAdapter) -> None:
     """A real Ctrl-C while the layers run: the answer is empty, and the session starts over."""
     session = engine(adapter).open(adapter.inputs("what happens?"))
@@ -282,14 +337,20 @@ def test_leaving_early_stops_the_prefill_and_restores_the_model(adapter: TinyAda
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
-def test_out_of_memory_says_what_to_do(adapter: TinyAdapter, error: Exception) -> None:
-    def fail(*_: Any) -> None:
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+def test_out_of_memory_says_what_to_do(
+    adapter: TinyAdapter, error: Exception, kernels: Literal["auto", "reference"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise error
 
+    allow(kernels)
+    monkeypatch.setattr("purekv_cli.runtime.fast_prefill.attention", fail)
     hook = adapter.model.get_decoder().layers[1].register_forward_pre_hook(fail)
     with pytest.raises(OutOfResources, match="memory ran out") as caught:
         last(engine(adapter).answer(adapter.inputs("what happens?"), "", FEW))
     hook.remove()
+    allow("auto")
     assert "--max-frames" in caught.value.hint
     assert adapter.model.get_decoder().config._attn_implementation == "sdpa"
 
