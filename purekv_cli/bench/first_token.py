@@ -3,8 +3,8 @@
 The stock pipeline decodes the sampled frames at their own size, has them resized, normalised and cut into patches on
 the CPU (by the library's video processor where torchvision is installed, else by our equal of it), and runs
 transformers' tower and decoder. Its frames come from our own reader, which is no slower than the libraries'. Ours
-decodes to the model's size while preprocessing and tower run on the device, so that its stages overlap: what it shows
-as vision is what is left of it after the last frame.
+decodes to the model's size while preprocessing and tower run on the GPU, so that its stages overlap: what it shows as
+vision is then what is left of it after the last frame.
 """
 
 import time
@@ -25,19 +25,22 @@ from purekv_cli.method.layout import VideoLayout
 from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.models.positions import VisionTokens, mrope_positions
 from purekv_cli.models.preprocess import PixelScale, preprocess
-from purekv_cli.runtime.vision_stream import StreamingEmbedder
+from purekv_cli.runtime.vision import tower_features
+from purekv_cli.runtime.vision_stream import decode_and_embed
+from purekv_cli.runtime.vision_weights import read_tower
 from purekv_cli.video.decode import decode
 from purekv_cli.video.frames import Frames
+from purekv_cli.video.info import VideoInfo
 from purekv_cli.video.probe import probe
-from purekv_cli.video.sample import SampleSpec, sample
+from purekv_cli.video.sample import SamplePlan, SampleSpec, sample
 
 
 class FromFile:
-    """One clip and one model; every call reads the file anew."""
+    """One clip and one model; every call reads the file anew. To `decode_and_embed` it is the model's adapter."""
 
     def __init__(self, model: PreTrainedModel, path: Path, frames: int, seed: int = 0) -> None:
-        self._model, self._path, self._frames = model, path, frames
-        self._geometry, self._scale = ModelGeometry.from_config(model.config.to_dict()), PixelScale()
+        self.model, self._path, self._frames = model, path, frames
+        self.geometry, self.scale = ModelGeometry.from_config(model.config.to_dict()), PixelScale()
         self._device = model.device
         random = torch.Generator().manual_seed(seed)
         self._text = torch.randint(10, 100, (TEXT_BEFORE + TEXT_AFTER,), generator=random)
@@ -70,53 +73,56 @@ class FromFile:
         return stages, problem.tokens
 
     def _stock(self) -> tuple[Problem, float, float]:
-        frames = self._decoded(None)
+        frames = decode(*self._plan())
         decoded = time.perf_counter()
-        patches, grid = self._library(frames.pixels) if self._library else self._patches(frames)
+        cpu = torch.device("cpu")
+        patches, grid = self._library(frames.pixels) if self._library else self._patches(frames, cpu)
         patches = patches.to(self._device)
         synchronize(self._device)
         prepared = time.perf_counter()
-        tower: Any = self._model.get_video_features
+        tower: Any = self.model.get_video_features
         out = tower(pixel_values_videos=patches, video_grid_thw=grid.to(self._device))
         found = getattr(out, "pooler_output", out)
         features = found if isinstance(found, Tensor) else torch.cat(list(found))
         return self._problem(features, grid, frames), decoded, prepared
 
     def _ours(self) -> tuple[Problem, float, float]:
-        embedder = StreamingEmbedder(self._model, self._geometry, self._scale)
-        frames = self._decoded(embedder)
+        info, plan = self._plan()
+        size = self.geometry.frame_size(info.height, info.width)
+        frames, features = decode_and_embed(self, info, plan, size)  # type: ignore[arg-type]
         decoded = time.perf_counter()
-        height, width = frames.pixels.shape[1:3]
-        steps = -(-len(frames.pixels) // self._geometry.temporal_patch)
-        grid = torch.tensor([[steps, height // self._geometry.patch, width // self._geometry.patch]])
-        return self._problem(embedder.finish(len(frames.pixels)), grid, frames), decoded, decoded
+        if features is None:  # on a CPU: one after the other
+            patches, grid = self._patches(frames, self._device)
+            prepared = time.perf_counter()
+            features = tower_features(read_tower(self.model), patches, grid)
+            return self._problem(features, grid, frames), decoded, prepared
+        steps = -(-len(frames.pixels) // self.geometry.temporal_patch)
+        grid = torch.tensor([[steps, size[0] // self.geometry.patch, size[1] // self.geometry.patch]])
+        return self._problem(features, grid, frames), decoded, decoded
 
-    def _decoded(self, embedder: StreamingEmbedder | None) -> Frames:
-        """The sampled frames: at the model's size for the embedder, else at their own."""
+    def _plan(self) -> tuple[VideoInfo, SamplePlan]:
         info = probe(self._path)
-        size = self._geometry.frame_size(info.height, info.width)
-        plan = sample(info, SampleSpec(mode="uniform", frames=self._frames))
-        return decode(info, plan, size if embedder else None, on_pixels=embedder.ready if embedder else None)
+        return info, sample(info, SampleSpec(mode="uniform", frames=self._frames))
 
-    def _patches(self, frames: Frames) -> tuple[Tensor, Tensor]:
-        size = self._geometry.frame_size(*frames.pixels.shape[1:3])
-        return preprocess(frames.pixels, size, self._geometry, self._scale)
+    def _patches(self, frames: Frames, device: torch.device) -> tuple[Tensor, Tensor]:
+        size = self.geometry.frame_size(*frames.pixels.shape[1:3])
+        return preprocess(frames.pixels, size, self.geometry, self.scale, device, self.model.dtype)
 
     def _problem(self, features: Tensor, grid: Tensor, frames: Frames) -> Problem:
         """The prompt as embeddings, features in place."""
-        config: Any = self._model.config
+        config: Any = self.model.config
         video = torch.full((len(features),), config.video_token_id)
         ids = torch.cat([self._text[:TEXT_BEFORE], video, self._text[TEXT_BEFORE:]])[None]
-        seconds = torch.tensor([self._geometry.temporal_patch * frames.seconds_per_frame])
+        seconds = torch.tensor([self.geometry.temporal_patch * frames.seconds_per_frame])
         pace = config.vision_config.tokens_per_second
-        tokens = VisionTokens(config.image_token_id, config.video_token_id, self._geometry.merge, pace)
+        tokens = VisionTokens(config.image_token_id, config.video_token_id, self.geometry.merge, pace)
         positions, _ = mrope_positions(ids, tokens, video_grids=grid.cpu(), seconds_per_grid=seconds)
         places = torch.arange(TEXT_BEFORE, TEXT_BEFORE + len(features))
-        table: Any = self._model.get_input_embeddings()
+        table: Any = self.model.get_input_embeddings()
         embeds = table(ids.to(self._device))
         embeds[0, TEXT_BEFORE : TEXT_BEFORE + len(features)] = features
         steps, rows, columns = (int(extent) for extent in grid[0])
-        shape = (steps, rows // self._geometry.merge, columns // self._geometry.merge)
+        shape = (steps, rows // self.geometry.merge, columns // self.geometry.merge)
         layout = VideoLayout(ids.shape[1], places, shape)
         return Problem(self._path.name, embeds, positions.to(self._device), layout)
 

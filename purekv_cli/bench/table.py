@@ -61,9 +61,7 @@ def notes(result: Result) -> list[str]:
         "floor: weights and cache of a token read once at the speed of the copy",
     ]
     if result.walks:
-        lines.append(
-            "from the file on: ours decodes and sees at once, so its vision is what is left after the last frame"
-        )
+        lines.append("on a GPU ours decodes and sees at once: its vision is what is left after the last frame")
     every: list[Row | Walk] = [*result.rows, *result.walks]
     lines += [f"{row.label}, {row.arm.name}: {row.failure}" for row in every if row.failure]
     if not result.green:
