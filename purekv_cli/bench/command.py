@@ -36,7 +36,9 @@ from purekv_cli.bench.shapes import build, shape
 from purekv_cli.errors import UsageError
 from purekv_cli.method.policies import make
 from purekv_cli.models import registry
+from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.models.placement import choose_device, choose_dtype
+from purekv_cli.models.preprocess import PixelScale
 from purekv_cli.presets import choose
 from purekv_cli.terminal import Terminal, page
 from purekv_cli.video.probe import probe
@@ -73,7 +75,7 @@ def run(video: Path | None, flags: "BenchFlags", arguments: list[str]) -> None:
     logging.disable_progress_bar()
     with _progress(terminal) as tell, TemporaryDirectory(prefix="purekv-bench-") as folder:
         tell(f"building {name}")
-        model = _load(flags, name, device, dtype)
+        model, geometry, scale = _load(flags, name, device, dtype)
         tell("limits of the device")
         engine, baseline = engines.ours(model).name, f"transformers, SDPA: {engines.sdpa_kernel_name(model)}"
         known = facts(device, arguments, name, dtype) | {"engine": engine, "baseline": baseline}
@@ -81,7 +83,8 @@ def run(video: Path | None, flags: "BenchFlags", arguments: list[str]) -> None:
         source = None
         if from_file:
             tell("clip")
-            source = FromFile(model, video or _clip(Path(folder), device), flags.frames or _frames(device), flags.seed)
+            path, frames = video or _clip(Path(folder), device), flags.frames or _frames(device)
+            source = FromFile(model, path, frames, geometry, scale, flags.seed)
             known["stock preprocessing"] = source.preprocessing
         Bench(model, request, base, result, tell, source).run()
     _show(flags, result, terminal)
@@ -148,11 +151,16 @@ def _names(flags: "BenchFlags", name: str) -> tuple[str, ...]:
     return (size, registry.ALIASES.get(size, size))
 
 
-def _load(flags: "BenchFlags", name: str, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+def _load(
+    flags: "BenchFlags", name: str, device: torch.device, dtype: torch.dtype
+) -> tuple[PreTrainedModel, ModelGeometry, PixelScale]:
+    """The model, and how it wants its frames."""
     if flags.model or name == registry.DEMO:
         kind = str(dtype).removeprefix("torch.")
-        return registry.load(registry.resolve(flags.model or name), kind, str(device)).model
-    return build(flags.shape or "7b", device, dtype, flags.seed)
+        adapter = registry.load(registry.resolve(flags.model or name), kind, str(device))
+        return adapter.model, adapter.geometry, getattr(adapter, "scale", PixelScale())
+    model = build(flags.shape or "7b", device, dtype, flags.seed)
+    return model, ModelGeometry.from_config(model.config.to_dict()), PixelScale()
 
 
 def _check_target(path: Path | None, suffix: str) -> None:

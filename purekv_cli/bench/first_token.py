@@ -38,9 +38,17 @@ from purekv_cli.video.sample import SamplePlan, SampleSpec, sample
 class FromFile:
     """One clip and one model; every call reads the file anew. To `decode_and_embed` it is the model's adapter."""
 
-    def __init__(self, model: PreTrainedModel, path: Path, frames: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        path: Path,
+        frames: int,
+        geometry: ModelGeometry,
+        scale: PixelScale | None = None,
+        seed: int = 0,
+    ) -> None:
         self.model, self._path, self._frames = model, path, frames
-        self.geometry, self.scale = ModelGeometry.from_config(model.config.to_dict()), PixelScale()
+        self.geometry, self.scale = geometry, scale or PixelScale()
         self._device = model.device
         random = torch.Generator().manual_seed(seed)
         self._text = torch.randint(10, 100, (TEXT_BEFORE + TEXT_AFTER,), generator=random)

@@ -10,6 +10,9 @@ from PIL import Image
 
 from purekv_cli.app import main
 from purekv_cli.bench import engines, method_checks
+from purekv_cli.bench.clip import write
+from purekv_cli.models import registry
+from tests.test_app import HEAVY, imported_by
 
 SMALL = ("bench", "--shape", "tiny", "--device", "cpu", "--grid", "6x8", "--runs", "1", "--warmup", "0")
 SMALL += ("--max-tokens", "3", "--propagate", "2:0.3", "--budget", "0.5")
@@ -141,8 +144,6 @@ def test_mistakes_are_two_lines_before_any_work(
 
 
 def test_from_a_file_to_the_first_token_by_stage(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from purekv_cli.bench.clip import write
-
     clip = tmp_path / "clip.mp4"
     write(clip, seconds=1, size=(224, 280))
     code, out, _ = run(capfd, SMALL[0], clip, *SMALL[1:], "--frames", "6", "--json", "--quiet")
@@ -170,3 +171,21 @@ def test_a_red_tower_silences_only_what_begins_at_the_file(
     walk = [line for line in out.splitlines() if "gate: vision tower" in line]
     assert code == 1
     assert len(walk) == 3  # every row of ours, none of the rows by length
+
+
+def test_help_is_light() -> None:
+    assert not imported_by("bench", "--help") & set(HEAVY)
+
+
+def test_the_embedded_model_with_its_own_frame_size(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write(tmp_path / "clip.mp4", seconds=1, size=(112, 112))
+    arguments = [*SMALL[1:], "--frames", "4", "--budget", "0.9", "--json", "--quiet"]
+    del arguments[arguments.index("--shape") : arguments.index("--shape") + 2]
+    code, out, _ = run(capfd, "bench", tmp_path / "clip.mp4", "-m", "demo", *arguments)
+    record = json.loads(out)
+    assert code == 0
+    assert record["model"] == "demo"
+    geometry = registry.resolve("demo").geometry
+    assert geometry is not None
+    steps, rows, columns = geometry.grid(4, 112, 112)
+    assert record["from_file"][0]["tokens"] == 96 + steps * rows * columns
