@@ -12,7 +12,7 @@ from purekv_cli.kernels.attention_mass.reduce import Reduce
 
 _LOG2_E = 1.4426950408889634
 _MANY_ROWS = 1024  # from here on skipping what causality hides is worth more than packing heads
-_MOST_SPLITS = 32
+_MOST_SPLITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +23,14 @@ class Tiles:
     keys: int
     warps: int
     stages: int
+    registers: int | None = None  # at most so many a thread: leaves room for more programs at a time
 
 
 def default_tiles(dtype: torch.dtype, width: int, *, many: bool = False) -> tuple[Tiles, Tiles]:
     """For the LSE and the mass; within 99 KiB of shared memory, which every GPU from sm_80 on has."""
     if dtype == torch.float32:
         return Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 1)
-    return Tiles(128, 64, 4, 2), Tiles(64, 128, 8, 2)
+    return Tiles(64, 128, 4, 2, 168), Tiles(64, 128, 4, 2, 168)
 
 
 def row_mass(
@@ -127,37 +128,36 @@ def _launch(
             *query.stride()[:3], *key.stride()[:3], at_batch, key_at_batch, *lse.stride()[:3],
             KV_HEADS=kv_heads, GROUPS=groups, D=dim, WIDTH=width, BM=first.rows, BN=first.keys,
             KEY_POSITIONS=key_at is not None, ORDERED=ordered, PRECISION=precision,
-            num_warps=first.warps, num_stages=first.stages,
+            num_warps=first.warps, num_stages=first.stages, maxnreg=first.registers,
         )  # fmt: skip
         unit = 1.0
     else:
         lse, splits, unit = lse[None], 1, _LOG2_E
     blocks = triton.cdiv(keys, second.keys)
-    from_row = _first_rows(row_at, second.keys, blocks, keys).expand(batch, -1, -1).contiguous() if many else row_at
+    from_row = _first_rows(row_at, second.keys, blocks).expand(batch, -1, -1).contiguous() if many else row_at
     kept = out if running is None else running
     mass[(blocks * (1 if pool else kv_heads), batch)](
         query, key, row_at, positions, lse, from_row, kept, out, scaling * _LOG2_E, unit, rows, keys,
         *query.stride()[:3], *key.stride()[:3], at_batch, key_at_batch, *lse.stride(), *kept.stride()[:2],
         KV_HEADS=kv_heads, GROUPS=groups, D=dim, WIDTH=width, BM=second.rows, BK=second.keys,
-        SPLITS=splits, SPLITS_UP=triton.next_power_of_2(splits), KEY_POSITIONS=key_at is not None, SCATTER=scatter,
+        SPLITS=splits, KEY_POSITIONS=key_at is not None, SCATTER=scatter,
         MANY=many, POOL=pool, SUM=reduce == "sum", KEEP=running is not None, PRECISION=precision,
-        num_warps=second.warps, num_stages=second.stages,
+        num_warps=second.warps, num_stages=second.stages, maxnreg=second.registers,
     )  # fmt: skip
     return out
 
 
-def _first_rows(row_at: Tensor, block: int, blocks: int, keys: int) -> Tensor:
-    """int32 [B or 1, 2, blocks]: the first row that sees the block's first key, and the first that sees its last."""
-    rows = torch.where(row_at < 0, NOWHERE, row_at)
+def _first_rows(row_at: Tensor, block: int, blocks: int) -> Tensor:
+    """int32 [B or 1, 2, blocks]: the first row that sees a block's first key, and its last; rows ascend up to holes."""
     starts = torch.arange(blocks, device=row_at.device) * block
-    bounds = torch.cat([starts, (starts + block - 1).clamp(max=keys - 1)]).expand(len(rows), -1).contiguous()
-    return torch.searchsorted(rows, bounds).int().view(-1, 2, blocks)
+    wanted = torch.cat([starts, starts + block - 1]).expand(len(row_at), -1).contiguous()
+    ascending = torch.where(row_at < 0, NOWHERE, row_at)
+    return torch.searchsorted(ascending, wanted).int().view(-1, 2, blocks)
 
 
 def _splits(programs: int, key_blocks: int, device: torch.device) -> int:
-    """Enough programs for two on every multiprocessor; a power of two, so that few variants are compiled."""
-    fitting = max(1, min(2 * _multiprocessors(device) // programs, key_blocks, _MOST_SPLITS))
-    return 1 << (fitting.bit_length() - 1)
+    """Enough programs for two on every multiprocessor."""
+    return max(1, min(2 * _multiprocessors(device) // programs, key_blocks, _MOST_SPLITS))
 
 
 @lru_cache(maxsize=16)
