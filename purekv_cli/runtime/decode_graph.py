@@ -218,7 +218,7 @@ class GraphDecoder:
         try:
             self._draw(self.step(), mode)  # compiles the kernels; what it wrote is written again
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may load frames
                 self._draw(self.step(), mode)
             self._graphs[mode] = graph
             self.captures += 1
