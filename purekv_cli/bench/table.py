@@ -57,6 +57,7 @@ def notes(result: Result) -> list[str]:
     lines = [
         f"baseline: {result.facts.get('baseline')}; engine: {result.facts.get('engine')}",
         f"limits here: matrix product {limits.flops / 1e12:.4g} TFLOP/s, copy {limits.bandwidth / 1e12:.3g} TB/s",
+        "speed-up: fastest run against the baseline's fastest run; times are mean ± standard deviation",
         "TFLOP/s: a dense row counts the dense model's work, a pruned row only the work that it really does",
         "floor: weights and cache of a token read once at the speed of the copy",
     ]
@@ -114,7 +115,7 @@ def _prefill(result: Result, row: Row) -> tuple[str, ...]:
         *head,
         _spread(taken),
         _ms(taken.least),
-        speed_up(result, row, stock.prefill.mean if stock else None, taken.mean),
+        speed_up(result, row, stock.prefill.least if stock else None, taken.least),
         _ms(costs.scoring) if costs.scoring else "",
         f"{speed / 1e12:.4g}",
         f"{speed / result.limits.flops:.0%}",
@@ -131,11 +132,11 @@ def _decode(result: Result, row: Row) -> tuple[str, ...]:
     return (
         *head,
         _spread(row.first_token),
-        speed_up(result, row, stock.first_token.mean if stock else None, row.first_token.mean),
+        speed_up(result, row, stock.first_token.least if stock else None, row.first_token.least),
         _spread(token),
         _ms(costs.floor),
         f"{token.mean / costs.floor:.2f}",
-        speed_up(result, row, stock.token.mean if stock else None, token.mean),
+        speed_up(result, row, stock.token.least if stock else None, token.least),
         size(costs.kv_kept),
         "" if costs.memory_peak is None else size(costs.memory_peak),
     )
@@ -146,9 +147,9 @@ def _walk(result: Result, walk: Walk) -> tuple[str, ...]:
     if not walk.runs:
         return (*head, _absent(walk), *[""] * (len(WALK) - 3))
     stock, whole = result.stock_walk(), walk.stage("first_token")
-    baseline = stock.stage("first_token").mean if stock else None
+    baseline = stock.stage("first_token").least if stock else None
     stages = (_ms(walk.stage(name).mean) for name in ("decode", "prepare", "vision", "prefill"))
-    return (*head, *stages, _spread(whole), speed_up(result, walk, baseline, whole.mean, "file"))
+    return (*head, *stages, _spread(whole), speed_up(result, walk, baseline, whole.least, "file"))
 
 
 def _share(result: Result, row: Row, stock: Row | None, held: int) -> str:

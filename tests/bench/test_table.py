@@ -26,7 +26,7 @@ def test_spread() -> None:
 def test_prefill_is_held_against_the_stock_row_of_its_length() -> None:
     found = result()
     assert cells(found, "Prefill", "prefill ms") == ["200 ± 14.1", "160 ± 0.00", "100 ± 0.00", "50.0 ± 0.00"]
-    assert cells(found, "Prefill", "speed-up") == ["1", "1.25x", "2.00x", "4.00x"]
+    assert cells(found, "Prefill", "speed-up") == ["1", "1.19x", "1.90x", "3.80x"]
     assert cells(found, "Prefill", "of dense") == ["", "1.000", "0.250", "0.240"]
     assert cells(found, "Prefill", "TFLOP/s") == ["20", "25", "40", "80"]
     assert cells(found, "Prefill", "of limit") == ["20%", "25%", "40%", "80%"]
@@ -38,18 +38,18 @@ def test_decoding_is_held_against_the_floor_and_the_stock_row() -> None:
     assert cells(found, "First token", "KV kept") == ["100 MiB", "100 MiB", "20 MiB", "20 MiB"]
     assert cells(found, "First token", "memory") == ["3 GiB"] * 4
     first, later = (i for i, name in enumerate(tables(found)[2].columns) if name == "speed-up")
-    assert [row[first] for row in tables(found)[2].rows] == ["1", "1.25x", "2.00x", "4.00x"]
+    assert [row[first] for row in tables(found)[2].rows] == ["1", "1.19x", "1.90x", "3.81x"]
     assert [row[later] for row in tables(found)[2].rows] == ["1", "4.00x", "5.00x", "5.00x"]
 
 
 def test_a_red_gate_prints_the_failure_where_the_ratio_would_be() -> None:
     found = result(broken="whole")
-    assert cells(found, "Prefill", "speed-up") == ["1", "1.25x", "gate: pruned = masked", "4.00x"]
+    assert cells(found, "Prefill", "speed-up") == ["1", "1.19x", "gate: pruned = masked", "3.80x"]
     assert cells(found, "Prefill", "of dense") == ["", "1.000", "", "0.240"]
     assert "RED" in cells(found, "Gate", "")
     exported = {row["kind"]: row for row in json.loads(to_json(found))["rows"]}
     assert exported["whole"]["speed_ups"] is None
-    assert exported["propagated"]["speed_ups"]["prefill"] == pytest.approx(4.0)
+    assert exported["propagated"]["speed_ups"]["prefill"] == pytest.approx(3.8)
     assert any("red" in note for note in notes(found))
 
 
@@ -73,7 +73,7 @@ def test_an_interrupted_bench_says_so_and_keeps_what_it_has() -> None:
 def test_markdown_holds_the_same_cells_and_the_facts() -> None:
     text = markdown(result())
     assert "- device: a GPU" in text
-    assert "| 8k | purekv 0.2 | 100 ± 0.00 | 100 | 2.00x |" in text
+    assert "| 8k | purekv 0.2 | 100 ± 0.00 | 100 | 1.90x |" in text
     for line in (line for line in text.splitlines() if line.startswith("|")):
         assert line.endswith("|")
 
