@@ -102,6 +102,10 @@ def make_plan(
     return Plan(info, chosen, size, grid, geometry, preset, method, prompt, kept, bytes_per_value)
 
 
+def _told(tell: Listener) -> Callable[[int, int], None]:
+    return lambda done, total: tell(Progress("decode", done, total))
+
+
 def shares_prefill(method: MethodConfig) -> bool:
     """Whether questions about one video can share a prefill, because the policy never looks at them.
 
@@ -122,25 +126,28 @@ class Run:
     answers: list[Answer] = field(default_factory=list)
 
     def decode(self, tell: Listener) -> Frames:
-        """Read the frames of the plan."""
+        """Read the frames of the plan, before a model is there: what cannot be read is said at once."""
         if self.frames is None:
-            self.frames = decode(
-                self.plan.info,
-                self.plan.sample,
-                self.plan.size,
-                on_frame=lambda done, total: tell(Progress("decode", done, total)),
-            )
+            self.frames = decode(self.plan.info, self.plan.sample, self.plan.size, on_frame=_told(tell))
         return self.frames
 
     def ask(
         self, adapter: "Adapter", questions: Sequence[str], generation: "Generation", tell: Listener
     ) -> list[Answer]:
-        """Answer the questions in turn; a policy that ignores the question shares one prefill among them."""
-        from purekv_cli.runtime.engine import Engine
+        """Answer the questions in turn; a policy that ignores the question shares one prefill among them.
 
-        frames = self.decode(tell)
+        Frames that were not decoded before are now, while a GPU's vision tower works on the first of them.
+        """
+        from purekv_cli.runtime.engine import Engine
+        from purekv_cli.runtime.vision_stream import decode_and_embed
+
+        frames, features = self.frames, None
+        if frames is None:
+            plan = self.plan
+            frames, features = decode_and_embed(adapter, plan.info, plan.sample, plan.size, _told(tell))
+            self.frames = frames
         began = time.perf_counter()
-        inputs = adapter.prepare(frames, questions[0])
+        inputs = adapter.prepare(frames, questions[0], features)
         spent = {"decode_seconds": frames.decode_seconds, "prepare_seconds": time.perf_counter() - began}
         engine = Engine(adapter, self.plan.method)
         session = engine.open(inputs, **spent)

@@ -52,6 +52,7 @@ def answer(video: Path, questions: Sequence[str], settings: Settings) -> None:
             terminal.write(dumps({"schema_version": SCHEMA_VERSION, **facts}))
         return
     run = _work(plan, model, questions, settings, terminal)
+    _tell_ways(run, settings, terminal)
     record = build(run, model.facts())
     if output.json:
         terminal.write(to_json(record))
@@ -80,6 +81,15 @@ def _work(plan: Plan, model: ChosenModel, questions: Sequence[str], settings: Se
     finally:
         screen.close()
     return run
+
+
+def _tell_ways(run: Run, settings: Settings, terminal: Terminal) -> None:
+    """Which way prompt and answer went: with -v always, else only where something asked for was not done."""
+    for stats in (answer.stats for answer in run.answers):
+        if run.plan.method.propagate and not stats.propagated and stats.prefill_path:
+            terminal.note(f"note: all tokens flowed through all layers ({stats.prefill_path})", style="yellow")
+        if settings.output.verbose:
+            terminal.note(f"prefill {stats.prefill_path or 'shared'}; tokens {stats.decode_path or 'none'}")
 
 
 class Screen:

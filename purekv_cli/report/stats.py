@@ -7,6 +7,12 @@ from rich.table import Table
 from purekv_cli.report.units import size, span, times
 from purekv_cli.runtime.events import Answer, RunStats
 
+
+def _ways(stats: RunStats) -> str:
+    ways = [name for name, taken in (("sparse", stats.sparse), ("propagated", stats.propagated)) if taken]
+    return f" ({', '.join(ways)})" if ways else ""
+
+
 ROWS: tuple[tuple[str, Callable[[RunStats], str]], ...] = (
     ("prompt tokens", lambda s: f"{s.prompt_tokens}"),
     ("video tokens", lambda s: f"{s.video_tokens}"),
@@ -16,7 +22,7 @@ ROWS: tuple[tuple[str, Callable[[RunStats], str]], ...] = (
     ("KV cache, peak", lambda s: size(s.kv_bytes_peak)),
     ("video decoding", lambda s: span(s.decode_seconds)),
     ("vision", lambda s: span(s.vision_seconds)),
-    ("prefill", lambda s: span(s.prefill_seconds) + (" (sparse)" if s.sparse else "")),
+    ("prefill", lambda s: span(s.prefill_seconds) + _ways(s)),
     ("  of it scoring", lambda s: span(s.scoring_seconds)),
     ("first token after", lambda s: span(s.first_token_seconds)),
     ("tokens per second", lambda s: f"{s.tokens_per_second:.1f}" if s.tokens_per_second else "-"),
