@@ -48,10 +48,10 @@ class GraphDecoder:
         self.captures = 0
         self.no_graph: str | None = None if self.on_device else "CUDA graphs need a GPU"
         self.drawn = 0  # tokens that were handed out
-        self._pool: DecodePool | None = None
+        self._room = 0  # tokens that fit behind what was loaded
+        self._buffers: _Buffers | None = None
         self._graphs: dict[str, torch.cuda.CUDAGraph] = {}
         self._axes = _rotary_axes(self.weights)
-        self._state: _State | None = None
 
     @property
     def fed(self) -> int:
@@ -61,12 +61,18 @@ class GraphDecoder:
     @property
     def kv_bytes(self) -> int:
         """Bytes of the pool's K and V."""
-        return 0 if self._pool is None else self._pool.kv_bytes
+        return 0 if self._buffers is None else self._buffers.pool.kv_bytes
 
     def release(self) -> None:
         """Free the pool and the graphs."""
-        self._pool = self._state = None
+        self._buffers = None
         self._graphs.clear()
+
+    @property
+    def _loaded(self) -> "_Buffers":
+        if self._buffers is None:
+            raise ValueError("load a cache before you decode")
+        return self._buffers
 
     @torch.inference_mode()
     def load(self, cache: CompactCache, next_position: int, max_tokens: int) -> None:
@@ -83,19 +89,17 @@ class GraphDecoder:
         weights, counts = self.weights, entries(cache)
         tokens = max(_AHEAD, max_tokens)
         rows = int(counts.sum()) + counts.numel() * max_tokens
-        if self._pool is None or not self._pool.fits(rows, tokens):
+        if self._buffers is None or not self._buffers.fit(rows, tokens):
             self.release()
-            shape = (len(weights.layers), weights.kv_heads, weights.head_dim)
-            self._pool = DecodePool(*shape, roomy(rows), roomy(tokens), cache.layers[0].stored()[0])
-            self._state = _State(self._pool.tokens, weights)
-        assert self._state is not None
-        self._pool.fill(cache, counts, max_tokens)
+            self._buffers = _Buffers(weights, roomy(rows), roomy(tokens))
+        buffers = self._buffers
+        buffers.pool.fill(cache, counts, max_tokens)
         positions = torch.arange(next_position, next_position + max_tokens, device=weights.device)[None]
         if self._axes > 1:
             positions = positions.expand(self._axes, 1, -1)
         cos, sin = weights.rotary(weights.norm[None, None], positions)
-        self._state.cos[:max_tokens].copy_(cos[0])
-        self._state.sin[:max_tokens].copy_(sin[0])
+        buffers.cos[:max_tokens].copy_(cos[0])
+        buffers.sin[:max_tokens].copy_(sin[0])
         self.drawn = 0
         self._room = max_tokens
 
@@ -110,23 +114,23 @@ class GraphDecoder:
     @torch.inference_mode()
     def store(self, cache: CompactCache) -> None:
         """Append what the model has read since `load` to `cache`, as if the stock path had done it."""
-        if self._pool is None or not self.fed:
+        if self._buffers is None or not self.fed:
             return
-        keys, values = self._pool.appended(self.fed)
+        keys, values = self._buffers.pool.appended(self.fed)
         for layer, key, value in zip(cache.layers, keys, values, strict=True):
             layer.update(key[None], value[None])
 
     @torch.inference_mode()
     def step(self) -> Tensor:
         """Read token number `step` and return the logits of the next, float32 [vocabulary]; what the graph holds."""
-        weights, kernels, pool, state = self.weights, self.kernels, self._pool, self._state
-        assert pool is not None
-        assert state is not None
-        hidden = kernels.embed(self.embedding, state.tokens, state.step)
-        for layer, lists in zip(weights.layers, pool.lists, strict=True):
+        weights, kernels, buffers = self.weights, self.kernels, self._loaded
+        hidden = kernels.embed(self.embedding, buffers.tokens, buffers.step)
+        for layer, lists in zip(weights.layers, buffers.pool.lists, strict=True):
             norms = None if layer.q_norm is None or layer.k_norm is None else (layer.q_norm, layer.k_norm)
             qkv = kernels.norm_linear(hidden, layer.attention_norm, weights.epsilon, layer.qkv, layer.qkv_bias)
-            out = kernels.attend(qkv, lists, state.step, state.cos, state.sin, norms, weights.epsilon, weights.scaling)
+            out = kernels.attend(
+                qkv, lists, buffers.step, buffers.cos, buffers.sin, norms, weights.epsilon, weights.scaling
+            )
             kernels.add_linear(hidden, out, layer.out)
             inner = kernels.norm_gated(hidden, layer.mlp_norm, weights.epsilon, layer.gate_up)
             kernels.add_linear(hidden, inner, layer.down)
@@ -135,23 +139,21 @@ class GraphDecoder:
     @torch.inference_mode()
     def logits_after(self, tokens: list[int]) -> Tensor:
         """Read the last of these, the first that follow what was loaded; logits of the next, float32 [vocabulary]."""
-        state = self._state
-        assert state is not None
-        state.tokens[: len(tokens)] = torch.tensor(tokens, device=state.tokens.device)
-        state.step.fill_(len(tokens) - 1)
+        buffers = self._loaded
+        buffers.tokens[: len(tokens)] = torch.tensor(tokens, device=buffers.tokens.device)
+        buffers.step.fill_(len(tokens) - 1)
         return self.step()
 
     def _run_host(self, logits: Tensor, generation: Generation) -> Iterator[int]:
-        state = self._state
-        assert state is not None
+        buffers = self._loaded
         sampler = Sampler(generation, logits.device)
         for index in range(self._limit(generation)):
             with torch.inference_mode():
                 if index:
-                    state.step.fill_(index - 1)
+                    buffers.step.fill_(index - 1)
                     logits = self.step()[None]
                 token = int(sampler.next(logits))
-                state.tokens[index] = token
+                buffers.tokens[index] = token
             self.drawn = index + 1
             yield token
 
@@ -178,13 +180,12 @@ class GraphDecoder:
     @torch.inference_mode()
     def _begin(self, logits: Tensor, generation: Generation) -> str:
         """Set the dials and draw the first token."""
-        state = self._state
-        assert state is not None
-        state.step.fill_(-1)
-        state.seed.fill_(generation.seed)
-        state.dials[0] = generation.temperature
-        state.dials[1] = float("-inf")
-        state.top_p.fill_(generation.top_p)
+        buffers = self._loaded
+        buffers.step.fill_(-1)
+        buffers.seed.fill_(generation.seed)
+        buffers.dials[0] = generation.temperature
+        buffers.dials[1] = float("-inf")
+        buffers.top_p.fill_(generation.top_p)
         mode = "greedy" if generation.temperature == 0 else "sample" if generation.top_p == 1 else "nucleus"
         self._draw(logits[0].float(), mode)
         return mode
@@ -192,11 +193,12 @@ class GraphDecoder:
     def _draw(self, logits: Tensor, mode: str) -> None:
         from purekv_cli.kernels.decode import sampling
 
-        state = self._state
-        assert state is not None
+        buffers = self._loaded
         if mode == "nucleus":
-            state.dials[1:].copy_(sampling.nucleus_floor(logits, state.dials[:1], state.top_p))
-        sampling.draw(logits, state.dials, state.seed, state.step, state.tokens, state.done, greedy=mode == "greedy")
+            buffers.dials[1:].copy_(sampling.nucleus_floor(logits, buffers.dials[:1], buffers.top_p))
+        sampling.draw(
+            logits, buffers.dials, buffers.seed, buffers.step, buffers.tokens, buffers.done, greedy=mode == "greedy"
+        )
 
     @torch.inference_mode()
     def _advance(self, mode: str) -> None:
@@ -212,9 +214,8 @@ class GraphDecoder:
             self._draw(self.step(), mode)
 
     def _capture(self, mode: str) -> None:
-        state = self._state
-        assert state is not None
-        step = state.step.clone()
+        buffers = self._loaded
+        step = buffers.step.clone()
         try:
             self._draw(self.step(), mode)  # compiles the kernels; what it wrote is written again
             graph = torch.cuda.CUDAGraph()
@@ -226,28 +227,27 @@ class GraphDecoder:
             raise
         except RuntimeError as error:
             self.no_graph = f"capturing a CUDA graph failed: {str(error).splitlines()[0][:120]}"
-        state.step.copy_(step)
+        buffers.step.copy_(step)
 
     @torch.inference_mode()
     def _send(self, index: int) -> None:
-        state = self._state
-        assert state is not None
-        state.pinned[index : index + 1].copy_(state.tokens[index : index + 1], non_blocking=True)
-        state.events[index % 2].record()
+        buffers = self._loaded
+        buffers.pinned[index : index + 1].copy_(buffers.tokens[index : index + 1], non_blocking=True)
+        buffers.events[index % 2].record()
 
     def _received(self, index: int) -> int:
-        state = self._state
-        assert state is not None
-        state.events[index % 2].synchronize()
-        return int(state.pinned[index])
+        buffers = self._loaded
+        buffers.events[index % 2].synchronize()
+        return int(buffers.pinned[index])
 
 
-class _State:
-    """What a step reads and writes beside the pool; addresses that a graph may rely on."""
+class _Buffers:
+    """What a step reads and writes beside the weights; addresses that a graph may rely on."""
 
-    def __init__(self, tokens: int, weights: DecoderWeights) -> None:
-        device = weights.device
-        self.cos = torch.zeros(tokens, weights.head_dim, dtype=weights.dtype, device=device)
+    def __init__(self, weights: DecoderWeights, rows: int, tokens: int) -> None:
+        device, dim = weights.device, weights.head_dim
+        self.pool = DecodePool(len(weights.layers), weights.kv_heads, rows, weights.norm.new_empty(0, dim))
+        self.cos = torch.zeros(tokens, dim, dtype=weights.dtype, device=device)
         self.sin = torch.zeros_like(self.cos)
         self.tokens = torch.zeros(tokens, dtype=torch.int64, device=device)
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
@@ -257,6 +257,10 @@ class _State:
         self.done = torch.zeros(1, dtype=torch.int32, device=device)
         self.pinned = torch.zeros(tokens, dtype=torch.int64, pin_memory=device.type == "cuda")
         self.events = [torch.cuda.Event() for _ in range(2)] if device.type == "cuda" else []
+
+    def fit(self, rows: int, tokens: int) -> bool:
+        """Whether lists of so many rows and an answer of so many tokens have room."""
+        return rows <= self.pool.rows and tokens <= len(self.tokens)
 
 
 def _embedding(model: PreTrainedModel, weights: DecoderWeights) -> Tensor:

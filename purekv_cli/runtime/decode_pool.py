@@ -14,10 +14,11 @@ from purekv_cli.runtime.cache import CompactCache
 class DecodePool:
     """K and V of all layers [rows, D] and where each list begins."""
 
-    def __init__(self, layers: int, kv_heads: int, dim: int, rows: int, tokens: int, like: Tensor) -> None:
-        self.rows, self.tokens = rows, tokens
-        self.keys = like.new_empty(rows + 1, dim)  # the last row takes what lies in holes
-        self.values = like.new_empty(rows + 1, dim)
+    def __init__(self, layers: int, kv_heads: int, rows: int, like: Tensor) -> None:
+        """`like`: [0, D], of the type and on the device that the pool shall have."""
+        self.rows = rows
+        self.keys = like.new_empty(rows + 1, like.shape[1])  # the last row takes what lies in holes
+        self.values = torch.empty_like(self.keys)
         self.start = torch.zeros(layers, kv_heads, dtype=torch.int64, device=like.device)
         self.kept = torch.zeros(layers, kv_heads, dtype=torch.int64, device=like.device)
         counters = zip(self.start, self.kept, strict=True)
@@ -27,9 +28,6 @@ class DecodePool:
     def kv_bytes(self) -> int:
         """Bytes of the K and V tensors."""
         return 2 * self.keys.numel() * self.keys.element_size()
-
-    def fits(self, rows: int, tokens: int) -> bool:
-        return rows <= self.rows and tokens <= self.tokens
 
     def fill(self, cache: CompactCache, counts: Tensor, room: int) -> None:
         """Copy the entries of `cache`, each list with room for `room` tokens behind it.
