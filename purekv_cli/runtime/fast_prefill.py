@@ -98,7 +98,6 @@ class _FastPrefill:
             raise Unsupported("a padded prompt")
         per_token = 2 * layers * weights.kv_heads * weights.head_dim * embeds.element_size()
         self._entries = max(known.entries(config, per_token)[0], int(known.masks.protected.sum()))
-        self._prunes = self._entries < self._length
         observed = importance.observed_rows(known.masks, config.observe)[0].nonzero()[:, 0]
         self._scorer = make_scorer(config, weights.scaling, observed, masks, layers)
         self._flow = Flow(masks)
@@ -113,7 +112,7 @@ class _FastPrefill:
             self._read(build(self._layout, config.sparse, self._content))
 
         self._narrow_at: int | None = None  # the layer above which only some tokens flow
-        if config.propagate is not None and self._prunes and 0 < config.propagate.layer < layers:
+        if config.propagate is not None and self._entries < self._length and 0 < config.propagate.layer < layers:
             needed = known.masks.protected.clone()
             needed[0, -1] = True
             if config.observe != "all":
@@ -187,7 +186,7 @@ class _FastPrefill:
         _, key, value = self._project(layer, normed, "kv", self._key_rows if runs is not None and narrows else None)
         if not narrows:
             runs = None  # in the prompt's order: text at the end reads everything
-        suffix = min(self._scorer.rows(self._flow), self._flow.count) if self._prunes else 1
+        suffix = self._scorer.rows(self._flow) if self._chooses else 1
         query, _, _ = self._project(layer, normed, "q", None, slice(-suffix, None))
         out, lse = None, None
         if self._needs_lse(index):
@@ -215,8 +214,13 @@ class _FastPrefill:
         self._cos, self._sin = self._cos.index_select(0, rows), self._sin.index_select(0, rows)
         return _token_major(out), hidden.index_select(0, rows)
 
+    @property
+    def _chooses(self) -> bool:
+        """Whether more tokens flow than the cache will hold; otherwise all of them stay, and no score is needed."""
+        return self._entries < self._flow.count
+
     def _needs_lse(self, index: int) -> bool:
-        return self._prunes and self._scorer.needs_lse(index)
+        return self._chooses and self._scorer.needs_lse(index)
 
     def _project(
         self,
@@ -254,37 +258,32 @@ class _FastPrefill:
         self._meter.watch(key, value)
         source, order = (None, None) if runs is None else (self._key_rows, runs.key_order)
         shown = Shown(index, query, lse, key, value, source, order)
-        if not self._prunes:
-            self._keep(shown, self._flow, None)
-            return None
-        with self._part("scoring"):
-            score = self._scorer.score(shown, self._flow)
-        shown = Shown(index, None, None, key, value, source, order)
-        if score is None or self._scorer.waits(index):
-            self._waiting.append((shown, self._flow))
-            return score
+        score = None
+        if self._chooses:
+            with self._part("scoring"):
+                score = self._scorer.score(shown, self._flow)
+            shown = Shown(index, None, None, key, value, source, order)
+            if score is None or self._scorer.waits(index):
+                self._waiting.append((shown, self._flow))
+                return score
         with self._part("pruning"):
             self._prune(shown, score)
         return score
 
-    def _prune(self, shown: Shown, score: Tensor) -> None:
+    def _prune(self, shown: Shown, score: Tensor | None) -> None:
+        """Drop what does not stay, also in the layers that waited; `score` None: all that flows stays."""
         flow = self._flow
-        rows = self._select(score)
+        rows = None if score is None else self._scorer.select(score, self._entries, flow)
         for late, its_flow in self._waiting:
-            if its_flow is not flow:  # it holds the whole prompt: what stays is the same
-                assert flow.positions is not None
+            if flow.positions is not None and its_flow is not flow:  # the whole prompt's: what stays is the same
                 self._keep(late, its_flow, flow.positions[None, None] if rows is None else flow.positions[rows])
                 continue
             own = self._scorer.score(late, flow)
             if own is None:
                 raise Unsupported(f"a policy without a score for layer {late.index}")
-            self._keep(late, flow, self._select(own))
+            self._keep(late, flow, self._scorer.select(own, self._entries, flow))
         self._waiting.clear()
         self._keep(shown, flow, rows)
-
-    def _select(self, score: Tensor) -> Tensor | None:
-        """The tokens of the flow that stay, int64 [1, Hkv or 1, P]; None: all of them."""
-        return None if self._entries >= self._flow.count else self._scorer.select(score, self._entries, self._flow)
 
     def _keep(self, shown: Shown, flow: Flow, rows: Tensor | None) -> None:
         """Copy tokens `rows` of the flow to tensors of their own; None: all of them."""

@@ -8,7 +8,7 @@ taken with events and read at the end of a stage, so measuring does not stall th
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -19,26 +19,21 @@ class KVMeter:
     """Watches K and V tensors; `live()` is what exists now, `peak` the most seen at any look."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, weakref.ref[Tensor]] = {}
+        self._seen: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}  # with its storage's address and bytes
         self.peak = 0
 
     def watch(self, *tensors: Tensor | None) -> None:
         """Count these from now on for as long as they are alive, and look."""
         for tensor in tensors:
             if tensor is not None:
-                self._seen[id(tensor)] = weakref.ref(tensor)
+                storage = tensor.untyped_storage()
+                self._seen[id(tensor)] = weakref.ref(tensor), storage.data_ptr(), storage.nbytes()
         self.peak = max(self.peak, self.live())
 
     def live(self) -> int:
         """K and V bytes alive now."""
-        alive = {key: tensor for key, ref in self._seen.items() if (tensor := ref()) is not None}
-        self._seen = {key: self._seen[key] for key in alive}
-        return _storage_bytes(alive.values())
-
-
-def _storage_bytes(tensors: Iterable[Tensor]) -> int:
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())
+        self._seen = {key: seen for key, seen in self._seen.items() if seen[0]() is not None}
+        return sum({address: size for _, address, size in self._seen.values()}.values())
 
 
 class StageClock:

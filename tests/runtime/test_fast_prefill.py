@@ -219,8 +219,10 @@ def test_propagation_is_the_model_without_the_other_tokens(
     ],
     ids=str,
 )
-def test_propagation_with_every_dial(model: PreTrainedModel, dials: dict[str, Any]) -> None:
-    check_propagation(model, prompt_of(model, frames=10), method(budget=0.5, propagate=Propagation(2, 0.7), **dials))
+@pytest.mark.parametrize("share", [0.7, 0.5])
+def test_propagation_with_every_dial(model: PreTrainedModel, dials: dict[str, Any], share: float) -> None:
+    """Also where no more flows than the budget holds: then all of it stays."""
+    check_propagation(model, prompt_of(model, frames=10), method(budget=0.5, propagate=Propagation(2, share), **dials))
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "llama"])
