@@ -109,6 +109,8 @@ def _kernels() -> dict[str, list[dict[str, Any]]]:
         operation = importlib.import_module(f"purekv_cli.kernels.{module.name}")
         if hasattr(operation, "explain"):
             rows = operation.explain(device, dtype)
+            if isinstance(rows, tuple):  # an operation with one kernel beside its reference
+                rows = [("triton", *rows), ("reference", True, "always right, slow")]
             operations[module.name] = [{"kernel": name, "usable": ok, "why": why} for name, ok, why in rows]
     return operations
 
