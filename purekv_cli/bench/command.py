@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from purekv_cli.bench import engines, plot, table
+from purekv_cli.bench import engines, plot, plot_stages, table
 from purekv_cli.bench.clip import write
 from purekv_cli.bench.compare import Bench
 from purekv_cli.bench.export import facts, to_json
@@ -184,8 +184,11 @@ def _show(flags: "BenchFlags", result: Result, terminal: Terminal) -> None:
         if path:
             path.write_text(text(result), encoding="utf-8")
             terminal.note(f"written: {path}")
-    if flags.plot and plot.draw(result, flags.plot):
-        terminal.note(f"written: {flags.plot}")
+    if flags.plot:
+        stages = flags.plot.with_stem(f"{flags.plot.stem}-first-token") if result.rows else flags.plot
+        for path, draw in ((flags.plot, plot.draw), (stages, plot_stages.draw)):
+            if draw(result, path):
+                terminal.note(f"written: {path}")
 
 
 @contextmanager

@@ -1,26 +1,20 @@
-"""A picture of the result: prefill time and peak KV memory over prompt length, both axes logarithmic.
+"""A picture of the result: prefill time and peak KV memory over prompt length on logarithmic axes; bars for one length.
 
-Drawn with Pillow at twice the size and scaled down, which smooths lines; a plotting library is not worth a dependency.
+Drawn with Pillow: a plotting library is not worth a dependency.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
-
+from purekv_cli.bench.pen import COLOURS, GRID, INK, SOFT, Pen, Point
 from purekv_cli.bench.result import Result, Row
 from purekv_cli.report.units import size, span
 
-_SCALE = 2
 _WIDTH, _PANEL_HEIGHT, _HEADER, _LEGEND_LINE = 1360, 520, 74, 26
 _LEFT, _RIGHT, _TOP, _BOTTOM = 92, 34, 44, 58  # margins of a panel around its axes
-_INK, _SOFT, _GRID, _PAPER = "#1d2129", "#5c6370", "#e4e7ec", "#ffffff"
-_COLOURS = ("#6b7280", "#1f4e9c", "#d1495b", "#2a9d8f", "#e58f1b", "#7b4ba3", "#3a7d44", "#a0522d")
-
-Point = tuple[float, float]
+_VALUE_ROOM = 90  # beside the longest bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +53,22 @@ def draw(result: Result, path: Path) -> bool:
         return False
     legend = -(-len(prefill) // 2)
     height = _HEADER + _PANEL_HEIGHT + legend * _LEGEND_LINE + 30
-    image = Image.new("RGB", (_WIDTH * _SCALE, int(height) * _SCALE), _PAPER)
-    pen = _Pen(ImageDraw.Draw(image))
-    pen.text((_LEFT - 50, 18), f"purekv bench: {result.facts.get('model', '')}", 21, _INK)
+    pen = Pen(_WIDTH, height)
+    pen.text((_LEFT - 50, 18), f"purekv bench: {result.facts.get('model', '')}", 21, INK)
     where = f"{result.facts.get('device', '')}, {result.facts.get('dtype', '')}"
-    pen.text((_LEFT - 50, 46), where, 14, _SOFT)
+    pen.text((_LEFT - 50, 46), where, 14, SOFT)
     half = _WIDTH / 2
     for at, (title, lines, unit) in enumerate(
         (("Prefill of the language model", prefill, span), ("Most KV bytes alive during prefill", memory, size))
     ):
-        _draw_panel(pen, _panel(title, lines, unit, at * half), lines)
+        panel = _panel(title, lines, unit, at * half)
+        if len({point[0] for line in lines for point in line.points}) == 1:
+            _draw_bars(pen, panel, lines)
+        else:
+            _draw_lines(pen, panel, lines)
     for at, line in enumerate(prefill):
         _draw_key(pen, line, (_LEFT - 50 + at % 2 * half, _HEADER + _PANEL_HEIGHT + at // 2 * _LEGEND_LINE + 12))
-    image.resize((_WIDTH, int(height)), Image.Resampling.LANCZOS).save(path)
+    pen.save(path)
     return True
 
 
@@ -84,7 +81,7 @@ def _series(result: Result, value: Callable[[Row], float]) -> list[Series]:
         points = tuple(sorted((float(row.tokens), value(row)) for row in rows))
         if points:
             dashed = rows[0].arm.kind in ("stock", "dense")
-            lines.append(Series(name, _COLOURS[at % len(_COLOURS)], dashed, points))
+            lines.append(Series(name, COLOURS[at % len(COLOURS)], dashed, points))
     return lines
 
 
@@ -102,19 +99,19 @@ def _panel(title: str, lines: Sequence[Series], unit: Callable[[float], str], of
     )
 
 
-def _draw_panel(pen: "_Pen", panel: _Panel, lines: Sequence[Series]) -> None:
+def _draw_lines(pen: Pen, panel: _Panel, lines: Sequence[Series]) -> None:
     right, bottom = panel.left + panel.width, panel.top + panel.height
-    pen.text((panel.left, panel.top - 30), panel.title, 16, _INK)
+    pen.text((panel.left, panel.top - 30), panel.title, 16, INK)
     for value in ticks(panel.y, binary=panel.unit is size):
         y = panel.place((panel.x[0], value))[1]
-        pen.line([(panel.left, y), (right, y)], _GRID, 1)
-        pen.text((panel.left - 10, y), panel.unit(value), 13, _SOFT, anchor="rm")
+        pen.line([(panel.left, y), (right, y)], GRID, 1)
+        pen.text((panel.left - 10, y), panel.unit(value), 13, SOFT, anchor="rm")
     for tokens in sorted({point[0] for line in lines for point in line.points}):
         x = panel.place((tokens, panel.y[0]))[0]
-        pen.line([(x, panel.top), (x, bottom)], _GRID, 1)
-        pen.text((x, bottom + 10), f"{tokens:,.0f}", 13, _SOFT, anchor="mt")
-    pen.line([(panel.left, bottom), (right, bottom)], _SOFT, 1.4)
-    pen.text(((panel.left + right) / 2, bottom + 32), "prompt tokens", 13, _SOFT, anchor="mt")
+        pen.line([(x, panel.top), (x, bottom)], GRID, 1)
+        pen.text((x, bottom + 10), f"{tokens:,.0f}", 13, SOFT, anchor="mt")
+    pen.line([(panel.left, bottom), (right, bottom)], SOFT, 1.4)
+    pen.text(((panel.left + right) / 2, bottom + 32), "prompt tokens", 13, SOFT, anchor="mt")
     for line in lines:
         places = [panel.place(point) for point in line.points]
         pen.line(places, line.colour, 3.4 if line.dashed else 2.6, dashed=line.dashed)
@@ -122,10 +119,25 @@ def _draw_panel(pen: "_Pen", panel: _Panel, lines: Sequence[Series]) -> None:
             pen.dot(place, 4.5, line.colour)
 
 
-def _draw_key(pen: "_Pen", line: Series, at: Point) -> None:
+def _draw_bars(pen: Pen, panel: _Panel, lines: Sequence[Series]) -> None:
+    """Of one length: bars from zero, the value at the end of each."""
+    pen.text((panel.left, panel.top - 30), f"{panel.title}, {lines[0].points[0][0]:,.0f} tokens", 16, INK)
+    pen.line([(panel.left, panel.top), (panel.left, panel.top + panel.height)], SOFT, 1.4)
+    step = panel.height / len(lines)
+    most = max(line.points[0][1] for line in lines)
+    for at, line in enumerate(lines):
+        value = line.points[0][1]
+        end = panel.left + (panel.width - _VALUE_ROOM) * value / most
+        top = panel.top + (at + 0.5) * step - min(0.32 * step, 26)
+        bottom = panel.top + (at + 0.5) * step + min(0.32 * step, 26)
+        pen.box((panel.left + 1, top), (end, bottom), line.colour)
+        pen.text((end + 10, (top + bottom) / 2), panel.unit(value), 14, INK, anchor="lm")
+
+
+def _draw_key(pen: Pen, line: Series, at: Point) -> None:
     pen.line([at, (at[0] + 40, at[1])], line.colour, 2.6, dashed=line.dashed)
     pen.dot((at[0] + 20, at[1]), 4.5, line.colour)
-    pen.text((at[0] + 52, at[1]), line.name, 14, _INK, anchor="lm")
+    pen.text((at[0] + 52, at[1]), line.name, 14, INK, anchor="lm")
 
 
 def ticks(extent: tuple[float, float], binary: bool) -> list[float]:
@@ -143,35 +155,3 @@ def ticks(extent: tuple[float, float], binary: bool) -> list[float]:
 
 def _part(value: float, extent: tuple[float, float]) -> float:
     return math.log(value / extent[0]) / math.log(extent[1] / extent[0])
-
-
-class _Pen:
-    """Draws in unscaled pixels."""
-
-    def __init__(self, draw: ImageDraw.ImageDraw) -> None:
-        self._draw = draw
-
-    def text(self, at: Point, text: str, points: int, colour: str, anchor: str = "la") -> None:
-        font = ImageFont.load_default(points * _SCALE)
-        self._draw.text(_scaled(at), text, fill=colour, font=font, anchor=anchor)
-
-    def dot(self, at: Point, radius: float, colour: str) -> None:
-        (x, y), r = _scaled(at), radius * _SCALE
-        self._draw.ellipse((x - r, y - r, x + r, y + r), fill=colour, outline=_PAPER, width=_SCALE)
-
-    def line(self, places: Sequence[Point], colour: str, width: float, dashed: bool = False) -> None:
-        thick = max(1, round(width * _SCALE))
-        if not dashed:
-            self._draw.line([_scaled(place) for place in places], fill=colour, width=thick, joint="curve")
-            return
-        for start, end in pairwise(places):
-            length = math.dist(start, end)
-            count = max(1, round(length / 14))
-            for dash in range(count):
-                ends = (dash / count, (dash + 0.58) / count)
-                piece = [(start[0] + (end[0] - start[0]) * t, start[1] + (end[1] - start[1]) * t) for t in ends]
-                self._draw.line([_scaled(place) for place in piece], fill=colour, width=thick)
-
-
-def _scaled(at: Point) -> Point:
-    return (at[0] * _SCALE, at[1] * _SCALE)
