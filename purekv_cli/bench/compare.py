@@ -121,7 +121,7 @@ class Bench:
         read = lane.engine.prefill(problem, config, meter, clock)
         kept = lane.engine.kv_bytes(read)
         lane.engine.start(read, request.max_tokens)
-        lane.engine.decode(read, min(2, request.max_tokens))
+        lane.engine.decode(read, request.max_tokens)
         peak = peak_memory(self._device)
         row.costs = Costs(
             scoring=clock.seconds("scoring"),
