@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from purekv_cli.demo.wording import TEMPLATES, dress, made_up, nouns, ramble, templates, word_narration
+from purekv_cli.demo.wording import TEMPLATES, dress, mistype, nouns, templates, word_narration
 from purekv_cli.demo.world import COLOURS, SHAPES, SITES, STEPS, Event, Name, Scene, Thing
 
 NOT_SHOWN = "The clip does not show that."
@@ -371,14 +371,13 @@ def ask(
     if question_type == "narration":
         return Question(question_type, dress(word_narration(rng, held_out, rough), rng), narrate(scene))
     if question_type == "unknown":
-        noun = made_up(rng) if rough and rng.random() < 0.5 else rng.choice(nouns(held_out))
-        blanks, answer = {"noun": noun}, NOT_SHOWN
+        blanks, answer = {"noun": rng.choice(nouns(held_out))}, NOT_SHOWN
     else:
         asked = ASKERS[question_type](scene, rng)
         if asked is None:
             return None
         blanks, answer = asked
     text = rng.choice(templates(question_type, held_out)).format(**blanks).replace(" a orange", " an orange")
-    if rough:
-        text = ramble(text, rng)
+    if rough and rng.random() < 0.03:
+        text = mistype(text, rng)
     return Question(question_type, dress(text, rng), answer)

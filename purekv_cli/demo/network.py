@@ -6,13 +6,11 @@ arithmetic here on whole batches: many clips of one shape, their questions packe
 (batches.py). A test holds both to the same logits.
 
 Choices that differ from the released configuration, and why:
-- rotary base 30,000; of the 16 frequencies the fastest goes to the height, the next to the width, all others to time.
-  The released layout (base 1e6, contiguous sections) would leave the width almost no resolution. Rows and columns are
-  few and stand in the features anyway, while events lie anywhere from 1 to 1024 positions apart: time wants a ladder of
-  frequencies, and behind it some that hardly move over 1024 positions, or nothing can be found by its content across a
-  long clip. Cycling t, h, w had it worse either way: base 300 hardly learnt to look a named shape up, base 100,000 was
-  good at that and lost the order of events. Sections of length zero move the cycle on; there is a multiple of three of
-  them, so that older and newer transformers pick the same axis per frequency.
+- rotary base 100,000 and sections that cycle t, h, w: with 16 frequencies the released layout (base 1e6, contiguous
+  sections) would leave the width almost no resolution; the cycle gives each axis short and long wavelengths. The base
+  must leave some frequencies nearly still over 1024 positions, or nothing can be found by its content across a long
+  clip: with a base of 300 the model hardly learnt to look a named shape up. The trailing zeros make the section count a
+  multiple of three: older and newer transformers then pick the same axis per frequency.
 - `tokens_per_second` 4: spacings of 0.25 s to 4 s per temporal patch become 1 to 16 positions, so int() truncation
   leaves every patch a position of its own.
 """
@@ -39,8 +37,8 @@ TOKENS_PER_SECOND = 4
 HIDDEN, HEADS, KV_HEADS, LAYERS = 256, 8, 2, 8
 HEAD_WIDTH = HIDDEN // HEADS
 VISION_HIDDEN, VISION_HEADS, VISION_LAYERS = 192, 6, 4
-ROPE_BASE, VISION_ROPE_BASE = 30_000.0, 100.0
-MROPE_SECTION = [0, 1, 1, 14, 0, 0]  # frequencies of t, h, w, t, h, w
+ROPE_BASE, VISION_ROPE_BASE = 100_000.0, 100.0
+MROPE_SECTION = [1] * 16 + [0, 0]
 NORM_EPSILON = 1e-6
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -242,8 +240,7 @@ def text_angles(
     before = torch.arange(prefix, device=device).expand(clips, 3, -1)
     positions = torch.cat([before, visual + prefix, after], 2)
     frequencies = ROPE_BASE ** -(torch.arange(0, HEAD_WIDTH, 2, device=device).float() / HEAD_WIDTH)
-    sections = torch.tensor(MROPE_SECTION, device=device)
-    axis = torch.repeat_interleave(torch.arange(len(MROPE_SECTION), device=device) % 3, sections)
+    axis = torch.arange(HEAD_WIDTH // 2, device=device) % 3  # MROPE_SECTION: one frequency each, cycling t, h, w
     angles = positions[:, axis].transpose(1, 2).float() * frequencies
     return torch.cat([angles, angles], -1)
 
@@ -258,8 +255,7 @@ def block_mask(segments: tuple[int, ...], before: int, device: torch.device) -> 
 
 class AuxiliaryHeads(nn.Module):
     """Read-outs per visual token that speed up training and are thrown away after it: what is here, and where is here
-    (from the merged visual token), what happens here (from the middle of the language model), and what happened just
-    before it (two layers later), without which "after" and "before" are learnt last."""
+    (from the merged visual token), what happens here (from the middle of the language model)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -268,9 +264,6 @@ class AuxiliaryHeads(nn.Module):
         self.row = nn.Linear(HIDDEN, max(FRAME_SIDES) // MERGED_CELL)
         self.column = nn.Linear(HIDDEN, max(FRAME_SIDES) // MERGED_CELL)
         self.event = nn.Linear(HIDDEN, len(EVENT_LABELS))
-        self.previous_event = nn.Linear(HIDDEN, 1 + len(EVENT_LABELS))
-        self.previous_glyph = nn.Linear(HIDDEN, 1 + len(GLYPHS))
-        self.previous_colour = nn.Linear(HIDDEN, 1 + len(COLOURS))
 
 
 @dataclass(frozen=True)
@@ -280,7 +273,6 @@ class Forward:
     text: torch.Tensor  # [B, S, HIDDEN], normalised: ready for the head
     merged: torch.Tensor  # [B, T, C, HIDDEN]: visual tokens as they enter the language model
     middle: torch.Tensor  # [B, T, C, HIDDEN]: visual tokens after half of the layers
-    late: torch.Tensor  # [B, T, C, HIDDEN]: visual tokens two layers later
 
 
 class TrainingModel(nn.Module):
@@ -373,7 +365,7 @@ class TrainingModel(nn.Module):
         angles = text_angles(seconds_per_patch, length, rows, columns, segments, prefix)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         mask = block_mask(segments, before, ids.device)
-        middle = late = x
+        middle = x
         for i, layer in enumerate(language.layers):
             attention, mlp = layer.self_attn, layer.mlp
             q, k, v = self._run(
@@ -395,12 +387,10 @@ class TrainingModel(nn.Module):
                 "text_rest", x, mixed.flatten(2), attention.o_proj.weight, layer.post_attention_layernorm.weight,
                 mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight,
             )  # fmt: skip
-            if i == LAYERS // 2 - 1:
+            if i == LAYERS // 2:
                 middle = x[:, prefix:before]
-            if i == LAYERS // 2 + 1:
-                late = x[:, prefix:before]
         shape = (clips, length, rows * columns, HIDDEN)
-        return Forward(_norm(x, language.norm.weight), merged.view(shape), middle.reshape(shape), late.reshape(shape))
+        return Forward(_norm(x, language.norm.weight), merged.view(shape), middle.reshape(shape))
 
     def logits(self, text: torch.Tensor) -> torch.Tensor:
         return _linear(text, self.model.lm_head.weight).float()

@@ -33,7 +33,7 @@ FROM_SCRATCH = (
     Stage(0.12, {4: 0.25, 8: 0.75}, 0.3, 0.4, (0.6, 1.0), 0.0),
     Stage(0.24, {8: 0.4, 16: 0.6}, 0.2, 0.3),
     Stage(0.40, {8: 0.15, 16: 0.4, 32: 0.45}, 0.1, 0.3),
-    Stage(1.01, {8: 0.06, 16: 0.18, 32: 0.37, 64: 0.34, 128: 0.05}, 0.1, 0.2),
+    Stage(1.01, {8: 0.08, 16: 0.20, 32: 0.36, 64: 0.31, 128: 0.05}, 0.1, 0.2),
 )
 #: for a model that has been trained before: back to short clips, then the whole range again
 REFINE = (

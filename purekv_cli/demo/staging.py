@@ -44,8 +44,6 @@ class Staging:
     glyph_labels: np.ndarray  # int64 [T, SLOTS]: 0 = nothing to see, else 1 + glyph (lamps count as nothing)
     colour_labels: np.ndarray  # int64 [T, SLOTS]: 0 = nothing to see, else 1 + colour
     event_labels: np.ndarray  # int64 [T, SLOTS]: index into EVENT_LABELS
-    #: int64 [T, SLOTS, 3], 0 outside of events: 1 + index into EVENT_LABELS, 1 + glyph, 1 + colour of the event before
-    previous_labels: np.ndarray
 
 
 def stage(scene: Scene) -> Staging:
@@ -69,13 +67,12 @@ def stage(scene: Scene) -> Staging:
             slots[:, slot, 7] = 1
     for event in scene.events:
         _play(event, scene, slots, colours, anchors, event_labels, rng)
-    previous_labels = _label_previous(scene, event_labels)
     _paint(slots, colours, tints)
     colour_labels = _visible_labels(slots, colours + 1)
     glyph_labels = _visible_labels(slots, slots[:, :, 3].astype(np.int64) + 1)
     _place_lamps(scene, slots, rng)
     camera = _move_camera(scene, slots, rng)
-    return Staging(slots, camera, _draw_ground(scene, rng), glyph_labels, colour_labels, event_labels, previous_labels)
+    return Staging(slots, camera, _draw_ground(scene, rng), glyph_labels, colour_labels, event_labels)
 
 
 def _anchor(site: int, size: float, scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -138,21 +135,6 @@ def _play(
         half = (after - first) // 2
         progress = np.concatenate([np.arange(1, half + 1), np.arange(half - 1, -1, -1)])[:, None] / half
         slots[first:after, slot, :2] = anchors[actor] + progress * reach * way
-
-
-def _label_previous(scene: Scene, event_labels: np.ndarray) -> np.ndarray:
-    """What came before, written wherever an event is: a clip's story is a chain of these."""
-    labels = np.zeros((*event_labels.shape, 3), np.int64)
-    before = np.array([1, 0, 0])  # nothing
-    for event in scene.events:
-        span = slice(event.start, event.start + event.length)
-        labels[span][event_labels[span] > 0] = before
-        kind = f"move {event.direction}" if event.kind == "move" else event.kind
-        glyph, colour = event.name[1], event.name[0]
-        if event.kind == "number":
-            glyph, colour = str(event.number // 10), event.number_colour
-        before = np.array([1 + EVENT_LABELS.index(kind), 1 + GLYPHS.index(glyph), 1 + COLOURS.index(colour)])
-    return labels
 
 
 def _paint(slots: np.ndarray, colours: np.ndarray, tints: np.ndarray) -> None:

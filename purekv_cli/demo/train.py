@@ -107,14 +107,14 @@ def degrade(planes: Planes, generator: torch.Generator) -> Planes:
 
 
 def cell_labels(batch: Batch, device: torch.device) -> torch.Tensor:
-    """What the auxiliary heads should read from each visual token: int64 [B * T, cells, 6] (Batch.labels)."""
+    """What the auxiliary heads should read from each visual token: int64 [B * T, cells, 3] (glyph, colour, event)."""
     rows, columns = cells(batch.plan)
     labels = torch.from_numpy(batch.labels).to(device)
     centres = torch.from_numpy(batch.slots[1::2, :, :2]).to(device)
     column = (centres[..., 0] / MERGED_CELL).long().clamp(0, columns - 1)
     row = (centres[..., 1] / MERGED_CELL).long().clamp(0, rows - 1)
-    cell = (row * columns + column)[..., None].expand_as(labels)
-    grid = torch.zeros(len(labels), rows * columns, labels.shape[-1], dtype=torch.int64, device=device)
+    cell = (row * columns + column)[..., None].expand(-1, -1, 3)
+    grid = torch.zeros(len(labels), rows * columns, 3, dtype=torch.int64, device=device)
     for slot in range(labels.shape[1]):
         at, label = cell[:, slot : slot + 1], labels[:, slot : slot + 1]
         grid.scatter_(1, at, torch.where(label > 0, label, grid.gather(1, at)))
@@ -134,8 +134,7 @@ def answer_loss(logits: torch.Tensor, targets: torch.Tensor, segments: tuple[int
 def auxiliary_loss(model: TrainingModel, out: Forward, labels: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """Glyph, colour, place and event per visual token; "nothing" is common and weighs little."""
     heads = model.heads
-    merged, middle, late = (x.flatten(0, 2) for x in (out.merged, out.middle, out.late))
-    labels = labels.flatten(0, 1)
+    merged, middle, labels = out.merged.flatten(0, 2), out.middle.flatten(0, 2), labels.flatten(0, 1)
     row = torch.arange(rows, device=merged.device).repeat_interleave(columns).repeat(len(merged) // (rows * columns))
     column = torch.arange(columns, device=merged.device).repeat(len(merged) // columns)
 
@@ -149,9 +148,6 @@ def auxiliary_loss(model: TrainingModel, out: Forward, labels: torch.Tensor, row
         + 0.3 * read(heads.colour, merged, labels[:, 1], 0.15)
         + 0.1 * (read(heads.row, merged, row) + read(heads.column, merged, column))
         + 0.5 * read(heads.event, middle, labels[:, 2], 0.05)
-        + 0.2 * read(heads.previous_event, late, labels[:, 3], 1e-5)
-        + 0.1 * read(heads.previous_glyph, late, labels[:, 4], 1e-5)
-        + 0.1 * read(heads.previous_colour, late, labels[:, 5], 1e-5)
     )
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import random
 
-from purekv_cli.demo.world import COLOURS, SHAPES
-
 HELD_OUT = 2
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -21,9 +19,6 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     "number_where": (
         "where does the number flash", "where is the number shown", "where is the number",
-        "where in the picture is the number", "where can you see the number", "where does the number appear",
-        "in which part of the screen is the number", "in which part of the picture does the number flash",
-        "at which place is the number", "in what place do you see the number",
         "in which place does the number appear", "where can the number be seen", "where on the screen is the number",
         "in which part of the picture is the number", "where do you see the number",
     ),
@@ -78,16 +73,12 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "what happens after the {subject} {finite}", "what happens right after the {subject} {finite}",
         "what comes after the {subject} {finite}", "what happens next after the {subject} {finite}",
         "the {subject} {finite}, and then what happens", "what is next after the {subject} {finite}",
-        "right after the {subject} {finite}, what happens", "as soon as the {subject} {finite}, what happens next",
-        "just after the {subject} {finite}, what comes next", "when the {subject} {finite}, what happens next",
         "after the {subject} {finite}, what happens", "once the {subject} {finite}, what happens next",
     ),
     "before": (
         "what happens before the {subject} {finite}", "what happens right before the {subject} {finite}",
         "what comes before the {subject} {finite}", "what happens just before the {subject} {finite}",
         "which event comes before the {subject} {finite}", "what was there before the {subject} {finite}",
-        "right before the {subject} {finite}, what happens", "just before the {subject} {finite}, what comes",
-        "what is it that comes before the {subject} {finite}",
         "before the {subject} {finite}, what happens", "what is it that happens before the {subject} {finite}",
     ),
     "when": (
@@ -128,10 +119,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     "event_count": (
         "how many things happen", "how many events are there", "how many events happen", "count the events",
-        "how much happens", "what is the number of events", "how many different things happen",
-        "how many events can you see", "how many things take place", "how many events take place",
-        "count all events", "count the things that happen", "how many events are shown", "how many things go on",
-        "how many events happen in all", "how many things do you see happen", "how many events do you see",
+        "how much happens", "what is the number of events", "how many events do you see",
         "how many things happen in all",
     ),
     "order": (
@@ -146,21 +134,12 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     "actor": (
         "what {finite}", "which object {finite}", "which thing {finite}", "what is it that {finite}",
-        "which shape {finite}", "tell me what {finite}", "which is the object that {finite}",
-        "what can be seen that {finite}", "what is the thing that {finite}", "name the object that {finite}",
-        "what do you see that {finite}",
+        "which shape {finite}", "tell me what {finite}", "what do you see that {finite}",
         "what is the object that {finite}",
     ),
     "unknown": (
         "what does the {noun} do", "where is the {noun}", "what colour is the {noun}", "when does the {noun} appear",
         "how many {noun}s are there", "what happens to the {noun}", "why does the {noun} move",
-        "who is the {noun}", "how old is the {noun}", "how big is the {noun}", "what does the {noun} say",
-        "what is the {noun} made of", "what kind of {noun} is it", "what is in the {noun}", "whose {noun} is it",
-        "tell me about the {noun}", "what is the colour of the {noun}", "what is the size of the {noun}",
-        "what is behind the {noun}", "what happens after the {noun} moves", "what comes before the {noun} appears",
-        "what shape is the {noun}", "where does the {noun} go", "what does the {noun} hit", "what is the {noun} for",
-        "how many times does the {noun} blink", "what colour does the {noun} turn", "who uses the {noun}",
-        "where is the {noun} at the end", "what is the {noun} looking at", "what is wrong with the {noun}",
         "which way does the {noun} go", "what is the {noun} doing", "what is the name of the {noun}",
     ),
 }  # fmt: skip
@@ -205,11 +184,8 @@ _PLACES = (
     "from beginning to end", "in order", "step by step", "in one sentence", "in the scene", "the video", "this video",
     "the clip", "this clip", "in detail", "briefly", "during the clip", "over time",
 )  # fmt: skip
-#: what may follow any question without changing it (training only)
-_TAILS = ("in the video", "in the clip", "here", "please", "in this video", "in this clip", "exactly", "then")
-_GREETINGS = ("hi", "hello", "hey", "please", "now", "ok", "well", "so", "and")
 _COURTESIES = (
-    *_GREETINGS, "thanks", "thank you", "look", "tell me",
+    "hi", "hello", "hey", "please", "thanks", "thank you", "now", "ok", "well", "so", "and", "look", "tell me",
 )  # fmt: skip
 
 #: everyday words strewn into narration questions, so that an unknown word does not throw the model off
@@ -240,19 +216,6 @@ def nouns(held_out: bool) -> tuple[str, ...]:
     return FOREIGN_NOUNS[-20:] if held_out else FOREIGN_NOUNS[:-20]
 
 
-def made_up(rng: random.Random) -> str:
-    """A word that means nothing, so that every word the model does not know reads as one (training only)."""
-    syllables = (rng.choice(_ONSETS) + rng.choice("aeiouy") + rng.choice(_CODAS) for _ in range(rng.randint(1, 3)))
-    word = "".join(syllables)
-    return f"{word}o" if word in (*FOREIGN_NOUNS, *COLOURS, *SHAPES, "number", "object", "thing") else word
-
-
-_ONSETS = (
-    "b", "c", "ch", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "qu", "r", "s", "sh", "st", "t", "tr", "v", "w",
-    "wh", "z", "br", "cl", "gr", "pl", "",
-)  # fmt: skip
-_CODAS = ("", "", "", "b", "ck", "d", "ff", "g", "l", "ll", "m", "mp", "n", "nd", "p", "r", "rd", "ss", "st", "t", "x")
-
 #: the plainest wordings, asked so often that they deserve a share of their own: beside "what happens first" and "what
 #: happens after ..." the bare "what happens" would otherwise be too rare to be told apart
 _PLAIN = (
@@ -280,16 +243,6 @@ def word_narration(rng: random.Random, held_out: bool = False, rough: bool = Fal
     if rough and rng.random() < 0.15:
         text = mistype(text, rng)
     return text
-
-
-def ramble(text: str, rng: random.Random) -> str:
-    """A question as a hasty or polite person types it: a few more words, now and then a typing error."""
-    draw = rng.random()
-    if draw < 0.08:
-        text = f"{text} {rng.choice(_TAILS)}"
-    elif draw < 0.12:
-        text = f"{rng.choice(_GREETINGS)}, {text}"
-    return mistype(text, rng) if rng.random() < 0.03 else text
 
 
 def mistype(text: str, rng: random.Random) -> str:

@@ -20,7 +20,6 @@ from purekv_cli.demo.language import (
     normalise,
 )
 from purekv_cli.demo.staging import RGB, stage
-from purekv_cli.demo.wording import made_up, nouns
 from purekv_cli.demo.world import Scene, Thing, make_scene
 from tests.demo.seen import SHAPES, Happening, Notes, watch
 
@@ -234,10 +233,3 @@ def test_every_type_can_be_asked_of_any_scene() -> None:
             for _ in range(20):
                 question = ask(question_type, scene, rng, rough=True)
                 assert question is None or question.answer
-
-
-def test_made_up_words_name_nothing_in_the_world() -> None:
-    rng = random.Random(0)
-    words = {made_up(rng) for _ in range(20_000)}
-    assert len(words) > 10_000
-    assert not words & {*RGB, *SHAPES, "number", *nouns(held_out=True), *nouns(held_out=False)}

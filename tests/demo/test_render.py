@@ -55,7 +55,7 @@ def test_a_thing_that_is_gone_shows_the_ground() -> None:
     x, y = staging.slots[frame, slot, :2].astype(int)
     without = staging.slots.copy()
     without[frame, slot] = 0
-    bare = Staging(without, staging.camera, staging.ground, *[staging.glyph_labels] * 4)
+    bare = Staging(without, staging.camera, staging.ground, *[staging.glyph_labels] * 3)
     assert np.array_equal(frames[frame], render_frames(bare, scene.height, scene.width).numpy()[frame])
     assert (frames[frame - 1, y - 3 : y + 4, x - 3 : x + 4] != frames[frame, y - 3 : y + 4, x - 3 : x + 4]).any()
 

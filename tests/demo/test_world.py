@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from purekv_cli.demo.staging import EVENT_LABELS, GLYPHS, LAMPS, stage
-from purekv_cli.demo.world import COLOURS, SITES, Event, Scene, event_count_range, make_scene
+from purekv_cli.demo.staging import EVENT_LABELS, LAMPS, stage
+from purekv_cli.demo.world import SITES, Event, Scene, event_count_range, make_scene
 from tests.demo.seen import Happening, watch
 
 LENGTHS = (4, 7, 16, 33, 64, 128)
@@ -56,7 +56,7 @@ def test_a_seed_is_a_scene() -> None:
     for seed in range(50):
         first, again = (stage(make_scene(seed, 16)) for _ in range(2))
         assert make_scene(seed, 16) == make_scene(seed, 16)
-        for part in ("slots", "camera", "ground", "glyph_labels", "colour_labels", "event_labels", "previous_labels"):
+        for part in ("slots", "camera", "ground", "glyph_labels", "colour_labels", "event_labels"):
             assert np.array_equal(getattr(first, part), getattr(again, part))
 
 
@@ -127,20 +127,3 @@ def test_disturbances_come_with_hardness(hardness: float) -> None:
         assert min(shaken, lamps, noisy) > 30
     else:
         assert max(shaken, lamps, noisy) == 0
-
-
-def test_every_event_is_labelled_with_the_one_before() -> None:
-    for scene in scenes(60):
-        staging = stage(scene)
-        assert np.array_equal(staging.previous_labels[..., 0] > 0, staging.event_labels > 0)
-        before: Event | None = None
-        for event in scene.events:
-            labels = staging.previous_labels[event.start : event.start + event.length]
-            kind, glyph, colour = (int(labels[..., i].max()) for i in range(3))
-            if before is None:
-                assert (kind, glyph, colour) == (1, 0, 0)
-            else:
-                assert EVENT_LABELS[kind - 1].split()[0] == before.kind
-                if before.kind != "number":
-                    assert (COLOURS[colour - 1], GLYPHS[glyph - 1]) == before.name
-            before = event
