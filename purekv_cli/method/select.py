@@ -1,7 +1,7 @@
 """From scores to kept positions: text always stays, the best video entries fill the rest of the budget.
 
-Scores are ranked as integers that carry their position, so that no two are equal: then the best `count` are one
-definite set, found by a partial selection instead of a stable sort of everything.
+On a GPU the time goes into launches and sorting: one stable sort of the float scores is faster than a partial
+selection, and the kept positions come back in order by marking and counting, not by a second sort.
 """
 
 import torch
@@ -27,7 +27,10 @@ def select(score: Tensor, entries: int | Tensor, protected: Tensor, valid: Tenso
     wanted = torch.as_tensor(entries, device=score.device)
     count = torch.minimum(torch.maximum(wanted, (protected & valid).sum(-1)), valid.sum(-1))  # [B]
     length = score.shape[-1]
-    best = _best(_ranks(score, protected & valid, valid), int(count.max()))
+    ranked = _ranked(score, protected & valid).masked_fill(~valid[:, None], float("-inf"))
+    best = _best(ranked, int(count.max()))
+    if len(score) == 1:
+        return _ascending(best, length)
     spare = torch.arange(best.shape[-1], device=score.device) >= count[:, None, None]
     ascending = best.masked_fill(spare, length).sort(-1).values
     return ascending.masked_fill(ascending == length, -1)
@@ -46,22 +49,25 @@ def keep_best(score: Tensor, count: int, protected: Tensor) -> Tensor:
     Returns:
         int64 [B, H, count], ascending.
     """
-    return _best(_ranks(score, protected, None), count).sort(-1).values
+    return _ascending(_best(_ranked(score, protected), count), score.shape[-1])
 
 
-def _ranks(score: Tensor, protected: Tensor, valid: Tensor | None) -> Tensor:
-    """int64 [B, H, N], all different: larger is better, of equal scores the earlier position is."""
-    extremes = torch.finfo(torch.float32)
-    ranked = score.float().nan_to_num(nan=extremes.min, posinf=extremes.max, neginf=extremes.min)
-    ranked = ranked.masked_fill(protected[:, None], float("inf")) + 0.0  # no -0.0, which is equal to 0.0
-    if valid is not None:
-        ranked = ranked.masked_fill(~valid[:, None], float("-inf"))
-    bits = ranked.view(torch.int32)
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()  # as integers in the order of the floats
-    latest_first = torch.arange(score.shape[-1] - 1, -1, -1, device=score.device)
-    return (ordered << 32) | latest_first
+def _ranked(score: Tensor, protected: Tensor) -> Tensor:
+    """The scores as finite numbers, protected ones above all."""
+    extremes = torch.finfo(score.dtype)
+    ranked = score.nan_to_num(nan=extremes.min, posinf=extremes.max, neginf=extremes.min)
+    return ranked.masked_fill(protected[:, None], float("inf"))
 
 
-def _best(ranks: Tensor, count: int) -> Tensor:
-    """int64 [B, H, count], positions of the largest ranks, best first."""
-    return ranks.topk(count, dim=-1).indices
+def _best(ranked: Tensor, count: int) -> Tensor:
+    """int64 [B, H, count], the best positions in falling order; of equal ones the earlier first."""
+    return ranked.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+
+
+def _ascending(best: Tensor, length: int) -> Tensor:
+    """The same positions in rising order: a sum over the marked ones says where each goes; the unmarked go nowhere."""
+    batch, heads, count = best.shape
+    marks = torch.zeros(batch, heads, length, dtype=torch.int32, device=best.device).scatter_(-1, best, 1).flatten()
+    place = torch.where(marks > 0, marks.cumsum(0) - 1, best.numel())
+    position = torch.arange(length, device=best.device).repeat(batch * heads)
+    return position.new_empty(best.numel() + 1).scatter_(0, place, position)[:-1].view(batch, heads, count)
