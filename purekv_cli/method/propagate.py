@@ -8,9 +8,11 @@ whose attention is read and the last token, whose hidden state is the prompt's r
 
 import math
 
+import torch
 from torch import Tensor
 
 from purekv_cli.method.config import Propagation
+from purekv_cli.method.pattern import ROWS, RunList
 from purekv_cli.method.select import keep_best
 
 
@@ -29,3 +31,19 @@ def flowing(score: Tensor, needed: Tensor, count: int) -> Tensor:
         count: of `flowing_count`.
     """
     return keep_best(score.amax(1, keepdim=True), count, needed)[0, 0]
+
+
+def causal_rows(rows: Tensor, length: int) -> RunList:
+    """Dense causal attention of the tokens `rows` [n] alone: one run of keys for every tile of them."""
+    start = torch.arange(0, len(rows) + ROWS, ROWS, device=rows.device).clamp(max=len(rows))
+    tiles = len(start) - 1
+    return RunList(
+        key_order=torch.arange(length, device=rows.device),
+        query_order=rows,
+        query_row=torch.arange(len(rows), device=rows.device),
+        row_start=start,
+        run_ptr=torch.arange(tiles + 1, device=rows.device),
+        run_start=torch.zeros(tiles, dtype=torch.int64, device=rows.device),
+        run_length=rows[start[1:] - 1] + 1,
+        run_past=rows[start[:-1]] + 1,
+    )

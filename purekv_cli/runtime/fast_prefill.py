@@ -20,14 +20,15 @@ from purekv_cli.kernels.compact import compact
 from purekv_cli.kernels.sparse_prefill import sparse_prefill
 from purekv_cli.method import importance, propagate
 from purekv_cli.method.config import MethodConfig
-from purekv_cli.method.pattern import ROWS, RunList, build, content_change
+from purekv_cli.method.pattern import RunList, build, content_change
 from purekv_cli.runtime.cache import CompactCache
+from purekv_cli.runtime.fast_layer import Parts, mlp, project, token_major
 from purekv_cli.runtime.fast_scoring import Flow, Shown, make_scorer
 from purekv_cli.runtime.metrics import KVMeter, StageClock
 from purekv_cli.runtime.prompt import Prompt
 from purekv_cli.runtime.weights import DecoderWeights, LayerWeights, Unsupported
 
-_MLP_ROWS = 16384  # tokens whose MLP is computed at once, about: bounds the memory of the widest activations
+Rows = Tensor | slice | None  # some tokens of the flow; None: all
 
 
 def fast_prefill(
@@ -152,7 +153,7 @@ class _FastPrefill:
             attended, hidden = self._attend(index, layer, normed, hidden)
             normed, hidden = fused.add_rms_norm(F.linear(attended, layer.out), hidden, layer.mlp_norm, epsilon)
             del attended
-            update = _mlp(layer, normed)
+            update = mlp(layer, normed)
             following = layers[index + 1].attention_norm if index + 1 < len(layers) else self._weights.norm
             normed, hidden = fused.add_rms_norm(update, hidden, following, epsilon)
             del update
@@ -168,7 +169,7 @@ class _FastPrefill:
         last = index == len(self._weights.layers) - 1 and not (runs is not None and self._ends_in_video)
         if last or index == self._narrow_at:
             return self._attend_some(index, layer, normed, hidden, runs)
-        query, key, value = self._project(layer, normed, "all", self._key_rows if runs is not None else None)
+        query, key, value = self._project(layer, normed, "qkv", self._key_rows if runs is not None else None)
         scaling, lse = self._weights.scaling, None
         if runs is not None:
             out, _ = sparse_prefill(query, key, value, runs, scaling)
@@ -176,7 +177,7 @@ class _FastPrefill:
             out, lse = attention(query, key, value, scaling, causal=True, need_lse=self._needs_lse(index))
         suffix = self._scorer.rows(self._flow)
         self._observe(index, query[:, :, -suffix:], None if lse is None else lse[:, :, -suffix:], key, value, runs)
-        return _token_major(out), hidden
+        return token_major(out), hidden
 
     def _attend_some(
         self, index: int, layer: LayerWeights, normed: Tensor, hidden: Tensor, runs: RunList | None
@@ -195,13 +196,13 @@ class _FastPrefill:
         if not narrows:
             if out is None:
                 out, _ = attention(query[:, :, -1:], key, value, scaling, causal=False)
-            return _token_major(out[:, :, -1:]), hidden[-1:]
+            return token_major(out[:, :, -1:]), hidden[-1:]
         if score is None:
             raise Unsupported(f"propagation from layer {index + 1} with a policy that has no score at layer {index}")
         rows = propagate.flowing(score, self._needed, self._flowing)
         query, _, _ = self._project(layer, normed, "q", None, rows)
         sparse, above = self._config.sparse, None
-        some = _causal(rows, self._flow.count)
+        some = propagate.causal_rows(rows, self._flow.count)
         if self._layout is not None:
             if runs is not None:
                 some = build(self._layout, sparse, self._content, rows=rows)
@@ -212,7 +213,7 @@ class _FastPrefill:
         self._scorer.narrow(rows)
         self._flow = self._flow.narrowed(rows)
         self._cos, self._sin = self._cos.index_select(0, rows), self._sin.index_select(0, rows)
-        return _token_major(out), hidden.index_select(0, rows)
+        return token_major(out), hidden.index_select(0, rows)
 
     @property
     def _chooses(self) -> bool:
@@ -223,33 +224,15 @@ class _FastPrefill:
         return self._chooses and self._scorer.needs_lse(index)
 
     def _project(
-        self,
-        layer: LayerWeights,
-        normed: Tensor,
-        parts: str,
-        key_rows: Tensor | None,
-        rows: Tensor | slice | None = None,
+        self, layer: LayerWeights, normed: Tensor, parts: Parts, key_rows: Tensor | None, rows: Rows = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated q, k, v ("all", "q" or "kv") of all tokens or some."""
-        weights, split = self._weights, self._weights.heads * self._weights.head_dim
-        features = {"all": slice(None), "q": slice(0, split), "kv": slice(split, None)}[parts]
+        """Rotated q, k, v of all tokens or of some."""
         cos, sin = self._cos, self._sin
         if isinstance(rows, Tensor):
             normed, cos, sin = (t.index_select(0, rows) for t in (normed, cos, sin))
         elif rows is not None:
             normed, cos, sin = normed[rows], cos[rows], sin[rows]
-        bias = None if layer.qkv_bias is None else layer.qkv_bias[features]
-        return fused.rotate(
-            F.linear(normed, layer.qkv[features], bias),
-            cos,
-            sin,
-            0 if parts == "kv" else weights.heads,
-            0 if parts == "q" else weights.kv_heads,
-            key_rows=key_rows,
-            q_norm=layer.q_norm,
-            k_norm=layer.k_norm,
-            epsilon=weights.epsilon,
-        )
+        return project(self._weights, layer, normed, cos, sin, parts, key_rows)
 
     def _observe(
         self, index: int, query: Tensor, lse: Tensor | None, key: Tensor, value: Tensor, runs: RunList | None
@@ -299,35 +282,3 @@ class _FastPrefill:
 
     def _part(self, name: str) -> AbstractContextManager[None]:
         return nullcontext() if self._clock is None else self._clock.part(name)
-
-
-def _mlp(layer: LayerWeights, normed: Tensor) -> Tensor:
-    """down(silu(gate) * up), [n, H], some rows at a time."""
-    parts = max(1, round(len(normed) / _MLP_ROWS))
-    if parts == 1:
-        return F.linear(fused.silu_mul(F.linear(normed, layer.gate_up)), layer.down)
-    out = torch.empty_like(normed)
-    for piece, result in zip(normed.tensor_split(parts), out.tensor_split(parts), strict=True):
-        torch.mm(fused.silu_mul(F.linear(piece, layer.gate_up)), layer.down.T, out=result)
-    return out
-
-
-def _token_major(out: Tensor) -> Tensor:
-    """[1, H, n, D] -> [n, H * D]; attention kernels lay it out so that nothing is copied."""
-    return out.transpose(1, 2).flatten(2)[0]
-
-
-def _causal(rows: Tensor, length: int) -> RunList:
-    """Some rows of dense causal attention: one run of keys for every tile of them."""
-    start = torch.arange(0, len(rows) + ROWS, ROWS, device=rows.device).clamp(max=len(rows))
-    tiles = len(start) - 1
-    return RunList(
-        key_order=torch.arange(length, device=rows.device),
-        query_order=rows,
-        query_row=torch.arange(len(rows), device=rows.device),
-        row_start=start,
-        run_ptr=torch.arange(tiles + 1, device=rows.device),
-        run_start=torch.zeros(tiles, dtype=torch.int64, device=rows.device),
-        run_length=rows[start[1:] - 1] + 1,
-        run_past=rows[start[:-1]] + 1,
-    )

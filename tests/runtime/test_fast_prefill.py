@@ -440,6 +440,6 @@ def test_half_precision_stays_close_to_stock(sparse: SparseConfig) -> None:
 def test_pieces_of_the_mlp_change_nothing(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         want, _ = fast(model, prompt_of(model), method())
-        monkeypatch.setattr("purekv_cli.runtime.fast_prefill._MLP_ROWS", 7)
+        monkeypatch.setattr("purekv_cli.runtime.fast_layer._MLP_ROWS", 7)
         got, _ = fast(model, prompt_of(model), method())
     torch.testing.assert_close(got, want)
