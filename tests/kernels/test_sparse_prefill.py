@@ -1,5 +1,8 @@
 """Sparse prefill is dense attention under the pattern's mask, for any grid, pattern, content and choice of rows."""
 
+import json
+import subprocess
+import sys
 from functools import partial
 from importlib import import_module
 
@@ -205,3 +208,15 @@ def test_lse_only_on_request():
     runs = build(prompt((1, 2, 2)), SparseConfig())
     query, key, value = qkv("cpu", 2, 1, runs.length, runs.length)
     assert sparse_prefill(query, key, value, runs, 0.3)[1] is None
+
+
+def test_triton_fits_into_the_shared_memory_of_other_gpus():
+    """Compiled for an A100 (163 KB a block), a 24 GB card (99 KB) and an H100 (227 KB), without any of them."""
+    pytest.importorskip("triton")
+    most = {"80": 163, "86": 99, "89": 99, "90": 227}
+    targets = ["80:bf16:128", "86:fp16:64", "89:bf16:128", "90:bf16:128"]
+    command = [sys.executable, "-m", "tests.kernels.compile_sparse_prefill", *targets]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    found = {line["target"]: line["shared"] for line in map(json.loads, lines)}
+    assert list(found) == targets
+    assert all(0 < shared <= most[target[:2]] * 1024 for target, shared in found.items()), found

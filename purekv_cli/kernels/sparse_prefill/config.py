@@ -30,7 +30,7 @@ def for_chip(capability: tuple[int, int], dtype: torch.dtype, dim: int) -> Confi
     if dim > 128:
         return Config(64, 32, 4, 1, False)
     if capability[0] == 9:
-        return Config(128, 128, 8, 3, dim in (64, 128))
+        return Config(128, 128, 8, 5, True) if dim in (64, 128) else Config(128, 128, 8, 3, False)
     if capability in ((8, 0), (8, 7)) or capability[0] == 10:
         return Config(128, 64, 4 if dim <= 64 else 8, 3, False)  # 164 KB of shared memory
     return Config(128, 64, 4 if dim <= 64 else 8, 2, False)  # 99 KB
