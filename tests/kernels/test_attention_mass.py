@@ -10,6 +10,9 @@ from tests.kernels.devices import TOLERANCE, causal, interpreted, on_each_device
 with interpreted():
     from purekv_cli.kernels.attention_mass import triton
 
+# A split in which a row sees nothing has the LSE log2(0): numpy, in the interpreter, remarks on it.
+pytestmark = pytest.mark.filterwarnings("ignore:divide by zero encountered in log2:RuntimeWarning")
+
 TRITON_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = (triton.Tiles(16, 16, 4, 1), triton.Tiles(16, 32, 4, 1))  # several blocks even of few rows and keys
 
@@ -162,17 +165,16 @@ def test_the_running_maximum_never_falls(device):
     )
 
 
-@pytest.mark.parametrize("reduce", ["sum", "max"])
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "rows", "keys", "dim"),
+    ("reduce", "heads", "kv_heads", "rows", "keys", "dim"),
     [
-        (1, 1, 1, 1, 64),
-        (7, 1, 7, 63, 64),
-        (8, 1, 1, 64, 128),
-        (4, 4, 64, 65, 64),
-        (14, 2, 7, 127, 64),
-        (2, 2, 65, 129, 16),
-        (6, 2, 5, 129, 80),
+        ("max", 1, 1, 1, 1, 64),
+        ("sum", 7, 1, 7, 63, 64),
+        ("max", 8, 1, 1, 64, 128),
+        ("max", 2, 2, 64, 65, 64),
+        ("sum", 2, 2, 65, 127, 16),
+        ("max", 14, 2, 7, 129, 64),
+        ("sum", 6, 2, 5, 129, 80),
     ],
 )
 def test_the_kernels_agree_with_the_definition(interpreter, reduce, heads, kv_heads, rows, keys, dim):
@@ -196,10 +198,11 @@ def test_the_kernels_agree_with_the_definition(interpreter, reduce, heads, kv_he
         torch.testing.assert_close(got.double(), want, atol=TOLERANCE["cuda"], rtol=TOLERANCE["cuda"])
 
 
-@pytest.mark.parametrize("reduce", ["sum", "max"])
-@pytest.mark.parametrize("which", ["all", "few", "one prompt only"])
-@pytest.mark.parametrize("padded", ["no", "left", "right"])
-@pytest.mark.parametrize("many", ["few rows, heads packed", "many rows, causal skipping"])
+@pytest.mark.parametrize(
+    ("reduce", "which", "padded"),
+    [("sum", "all", "no"), ("max", "few", "no"), ("sum", "one prompt only", "left"), ("max", "all", "right")],
+)
+@pytest.mark.parametrize("many", ["few rows", "many rows, causal skipping"])
 def test_the_kernels_agree_on_a_batch(interpreter, monkeypatch, reduce, which, padded, many):
     monkeypatch.setattr(triton, "_MANY_ROWS", 1 if many.startswith("many") else 1000)
     query, key, _ = qkv(TRITON_DEVICE, 6, 2, 35, 51)

@@ -19,7 +19,8 @@ def partial_lse(
     Q, K, ROW_AT, KEY_AT, LSE, scale, rows, keys, split,
     q_batch, q_head, q_row, k_batch, k_head, k_row, at_batch, key_at_batch, lse_split, lse_batch, lse_head,
     KV_HEADS: tl.constexpr, GROUPS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, KEY_POSITIONS: tl.constexpr, ORDERED: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, SCANNED: tl.constexpr, KEY_POSITIONS: tl.constexpr, ORDERED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """lse[split, b, h, r] = log2 of the sum over the split's visible keys j of 2^(q_hr . k_j * scale)."""
     batch, head = tl.program_id(2) // KV_HEADS, tl.program_id(2) % KV_HEADS
@@ -39,18 +40,30 @@ def partial_lse(
     columns = tl.arange(0, BN)
     K += batch.to(tl.int64) * k_batch + head.to(tl.int64) * k_head + low.to(tl.int64) * k_row
     KEY_AT += batch * key_at_batch
+    # Which keys come after some row: nearly always few, side by side. Only there is a mask worth its loads.
+    earliest = tl.min(tl.where(real, at, _NOWHERE))
+    first_late, last_late = tl.minimum(high, earliest + 1), high
+    if KEY_POSITIONS:
+        first_late, last_late = high, low - 1
+        for start in tl.range(low, high, SCANNED):
+            some = start + tl.arange(0, SCANNED)
+            late = tl.load(KEY_AT + some, mask=some < high, other=-1) > earliest
+            first_late = tl.minimum(first_late, tl.min(tl.where(late, some, high)))
+            last_late = tl.maximum(last_late, tl.max(tl.where(late, some, low - 1)))
     tile = columns[:, None] * k_row + dims[None, :]
     top = tl.full([BM], float("-inf"), tl.float32)
     total = tl.zeros([BM], tl.float32)
     for start in tl.range(low, high, BN):
         left = start + columns < keys
-        if KEY_POSITIONS:
-            key_at = tl.load(KEY_AT + start + columns, mask=left, other=_NOWHERE).to(tl.int32)
-        else:
-            key_at = tl.where(left, start + columns, _NOWHERE)
         k = tl.load(K + tile, mask=left[:, None] & inside[None, :], other=0.0)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-        s = tl.where(key_at[None, :] <= at[:, None], s, float("-inf"))
+        if ((start + BN > first_late) & (start <= last_late)) | (start + BN > high):
+            key_at = start + columns
+            if KEY_POSITIONS:
+                key_at = tl.load(KEY_AT + key_at, mask=left, other=_NOWHERE).to(tl.int32)
+            else:
+                key_at = tl.where(left, key_at, _NOWHERE)
+            s = tl.where(key_at[None, :] <= at[:, None], s, float("-inf"))
         larger = tl.maximum(top, tl.max(s, 1) * scale)
         base = tl.where(larger == float("-inf"), 0.0, larger)
         total = total * tl.math.exp2(top - base) + tl.sum(tl.math.exp2(s * scale - base[:, None]), 1)
@@ -134,10 +147,9 @@ def mass(
             s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale - lse[:, None]
             if first < full:  # read again where it is needed: held, the positions would cost the loop its registers
                 at = tl.load(ROW_AT + row, mask=real, other=-1).to(tl.int32)
+                key_at = column
                 if KEY_POSITIONS:
                     key_at = tl.load(KEY_AT + column, mask=left, other=_NOWHERE).to(tl.int32)
-                else:
-                    key_at = column
                 s = tl.where(key_at[None, :] <= at[:, None], s, float("-inf"))
             s = s.reshape(BM // 16, 2, 8, BK)  # rows 8 apart lie in one thread: half the registers for `best`
             best = best + tl.sum(tl.math.exp2(s), 1) if SUM else tl.maximum(best, tl.max(s, 1))

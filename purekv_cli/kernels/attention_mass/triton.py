@@ -13,6 +13,7 @@ from purekv_cli.kernels.attention_mass.reduce import Reduce
 _LOG2_E = 1.4426950408889634
 _MANY_ROWS = 1024  # from here on skipping what causality hides is worth more than packing heads
 _MOST_SPLITS = 16
+_SCANNED = 2048  # key positions read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def _launch(
             query, key, row_at, positions, lse, scaling * _LOG2_E, rows, keys,
             triton.cdiv(triton.cdiv(keys, splits), first.keys) * first.keys,
             *query.stride()[:3], *key.stride()[:3], at_batch, key_at_batch, *lse.stride()[:3],
-            KV_HEADS=kv_heads, GROUPS=groups, D=dim, WIDTH=width, BM=first.rows, BN=first.keys,
+            KV_HEADS=kv_heads, GROUPS=groups, D=dim, WIDTH=width, BM=first.rows, BN=first.keys, SCANNED=_SCANNED,
             KEY_POSITIONS=key_at is not None, ORDERED=ordered, PRECISION=precision,
             num_warps=first.warps, num_stages=first.stages, maxnreg=first.registers,
         )  # fmt: skip
