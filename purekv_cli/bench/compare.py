@@ -18,6 +18,7 @@ from purekv_cli.bench import engines
 from purekv_cli.bench.arms import arms
 from purekv_cli.bench.first_token import FromFile
 from purekv_cli.bench.kernel_checks import kernel_checks
+from purekv_cli.bench.long_checks import long_checks
 from purekv_cli.bench.measure import peak_memory, reset_peak, synchronize
 from purekv_cli.bench.method_checks import method_checks, model_check
 from purekv_cli.bench.problem import Problem, synthetic
@@ -87,6 +88,10 @@ class Bench:
 
     def _length(self, tokens: int) -> None:
         request, problem = self._request, self._problem(tokens)
+        self._tell(f"{problem.label}: gate")
+        sparse = self._base.sparse if engines.uses_sparse(self._base, problem.prompt()) else None
+        self._result.checks.extend(long_checks(problem, self._sizes, sparse))
+        self._free()
         weights = self._allocated()
         lanes = []
         for arm in arms(request, self._base):

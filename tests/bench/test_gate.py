@@ -9,8 +9,14 @@ import torch
 from purekv_cli.bench import method_checks
 from purekv_cli.bench.gate import OURS, held
 from purekv_cli.bench.kernel_checks import kernel_checks
+from purekv_cli.bench.long_checks import long_checks
+from purekv_cli.bench.problem import synthetic
 from purekv_cli.bench.result import Check
+from purekv_cli.bench.shapes import build
+from purekv_cli.bench.work import Sizes
 from purekv_cli.kernels import attention, attention_mass, compact, fused, sparse_prefill
+from purekv_cli.method.config import SparseConfig
+from purekv_cli.method.pattern import build as build_pattern
 
 CPU = torch.device("cpu")
 
@@ -97,3 +103,43 @@ def test_a_dense_engine_with_other_tokens_is_found(monkeypatch: pytest.MonkeyPat
 
 def test_not_a_number_is_red() -> None:
     assert not held("nan", OURS, 1e-3, lambda: float("nan")).ok
+
+
+@pytest.fixture(scope="module")
+def long() -> tuple[Any, Any]:
+    model = build("tiny", CPU, torch.float32)
+    return synthetic(model, "700", steps=10, grid=(6, 10)), Sizes.of(model)
+
+
+PATTERN = SparseConfig(min_tokens=1, tile=(3, 5), recent=2)
+
+
+def test_long_kernels_are_green_as_they_are(long: tuple[Any, Any]) -> None:
+    checks = list(long_checks(*long, PATTERN))
+    assert red(checks) == []
+    assert [check.name for check in checks] == [
+        f"kernel {name} at 696 tokens" for name in ("attention", "attention mass", "sparse prefill")
+    ]
+    assert len(list(long_checks(*long, None))) == 2
+
+
+def test_a_pattern_that_reads_other_keys_at_length_is_found(
+    long: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = sparse_prefill.sparse_prefill
+    other = build_pattern(long[0].layout, SparseConfig(min_tokens=1, tile=(3, 5), recent=0))
+
+    def wrong(query: Any, key: Any, value: Any, runs: Any, scaling: float) -> Any:
+        back = runs.key_order.argsort()
+        return real(query, *(t[:, :, back][:, :, other.key_order] for t in (key, value)), other, scaling)
+
+    monkeypatch.setattr(sparse_prefill, "sparse_prefill", wrong)
+    assert red(list(long_checks(*long, PATTERN))) == ["kernel sparse prefill at 696 tokens"]
+
+
+def test_dense_attention_that_sees_too_much_at_length_is_found(
+    long: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = attention.attention
+    monkeypatch.setattr(attention, "attention", lambda *a, **k: real(*a, **{**k, "causal": False}))
+    assert red(list(long_checks(*long, None))) == ["kernel attention at 696 tokens"]
