@@ -1,9 +1,9 @@
-"""The programs of attention mass: partial log-sum-exps of the rows, and the mass of the keys.
+"""The programs of attention mass: the log-sum-exp of the rows, and the mass of the keys.
 
-The first splits the keys over programs (a few rows alone would not fill a GPU); the second merges the partial LSEs of
-its rows on the way, so that no third launch is needed. In the second, a program owns a block of keys and all rows pass
-by: nothing is added atomically and the result is the same on every run. For "max" the largest exponent is kept, and
-only that one is exponentiated. In both, the heads of a group are packed: row 7 i + g of a block is head g of token i.
+The first splits the keys over programs, since a few rows alone would not fill a GPU; the program that comes last merges
+the parts. In the second, a program owns a block of keys and the rows of a group of heads pass by. For "max" the largest
+exponent is kept and only that one is exponentiated; heads are pooled by an atomic maximum, which gives the same result
+in any order. Sums are never added atomically. Rows are packed: row 7 i + g of a block is head g of token i.
 """
 
 # mypy: allow-untyped-defs
@@ -15,14 +15,14 @@ _NOWHERE = tl.constexpr(NOWHERE)
 
 
 @triton.jit(do_not_specialize=["rows", "keys", "split"])
-def partial_lse(
-    Q, K, ROW_AT, KEY_AT, LSE, scale, rows, keys, split,
-    q_batch, q_head, q_row, k_batch, k_head, k_row, at_batch, key_at_batch, lse_split, lse_batch, lse_head,
+def row_lse(
+    Q, K, ROW_AT, KEY_AT, PARTS, ARRIVED, LSE, scale, rows, keys, split,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, at_batch, key_at_batch, part_split, lse_batch, lse_head,
     KV_HEADS: tl.constexpr, GROUPS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, SCANNED: tl.constexpr, KEY_POSITIONS: tl.constexpr, ORDERED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, SPLITS_UP: tl.constexpr, SCANNED: tl.constexpr, KEY_POSITIONS: tl.constexpr,
+    ORDERED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """lse[split, b, h, r] = log2 of the sum over the split's visible keys j of 2^(q_hr . k_j * scale)."""
+    """lse[b, h, r] = log2 of the sum over visible keys j of 2^(q_hr . k_j * scale); parts [split, b, h, r] likewise."""
     batch, head = tl.program_id(2) // KV_HEADS, tl.program_id(2) % KV_HEADS
     packed = tl.program_id(0) * BM + tl.arange(0, BM)
     row, query_head = packed // GROUPS, head * GROUPS + packed % GROUPS
@@ -69,28 +69,42 @@ def partial_lse(
         total = total * tl.math.exp2(top - base) + tl.sum(tl.math.exp2(s * scale - base[:, None]), 1)
         top = larger
         K += BN * k_row
-    LSE += tl.program_id(1).to(tl.int64) * lse_split + batch.to(tl.int64) * lse_batch
-    tl.store(LSE + query_head.to(tl.int64) * lse_head + row, top + tl.math.log2(total), mask=real)
+    lse = top + tl.math.log2(total)
+    place = batch.to(tl.int64) * lse_batch + query_head.to(tl.int64) * lse_head + row
+    if SPLITS_UP == 1:
+        tl.store(LSE + place, lse, mask=real)
+    else:
+        splits = tl.num_programs(1)
+        tl.store(PARTS + tl.program_id(1) * part_split + place, lse, mask=real)
+        tl.debug_barrier()  # all threads have stored before one says so
+        arrived = tl.atomic_add(ARRIVED + tl.program_id(2) * tl.num_programs(0) + tl.program_id(0), 1)
+        if arrived == splits - 1:
+            each = tl.arange(0, SPLITS_UP)
+            some = (each < splits)[:, None] & real[None, :]
+            stored = PARTS + each[:, None] * part_split + place[None, :]
+            parts = tl.load(stored, mask=some, other=float("-inf"), cache_modifier=".cg")
+            base = tl.maximum(tl.max(parts, 0), -1e30)  # finite where no part saw anything
+            tl.store(LSE + place, base + tl.math.log2(tl.sum(tl.math.exp2(parts - base[None, :]), 0)), mask=real)
 
 
 @triton.jit(do_not_specialize=["rows", "keys"])
 def mass(
     Q, K, ROW_AT, KEY_AT, LSE, FROM, RUNNING, OUT, scale, lse_scale, rows, keys,
     q_batch, q_head, q_row, k_batch, k_head, k_row, at_batch, key_at_batch,
-    lse_split, lse_batch, lse_head, lse_row, run_batch, run_head,
+    lse_batch, lse_head, lse_row, run_batch, run_head,
     KV_HEADS: tl.constexpr, GROUPS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
-    BM: tl.constexpr, BK: tl.constexpr, SPLITS: tl.constexpr,
-    KEY_POSITIONS: tl.constexpr, SCATTER: tl.constexpr, MANY: tl.constexpr, POOL: tl.constexpr,
-    SUM: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, KEY_POSITIONS: tl.constexpr, SCATTER: tl.constexpr, MANY: tl.constexpr,
+    POOL: tl.constexpr, SUM: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """out[b, h, j] = sum or max over the group's heads and the rows that see key j of 2^(q . k_j * scale - lse).
 
     MANY: rows ascend; FROM [B, 2, blocks] holds the first one that sees a block's first key, and its last.
-    POOL: over all heads. SCATTER: j is the key's position. KEEP: not less than RUNNING.
+    POOL: the maximum over all heads, in an `out` of zeros seen as int32. SCATTER: j is the key's position.
+    KEEP: not less than RUNNING.
     """
-    OUT_HEADS: tl.constexpr = 1 if POOL else KV_HEADS
-    block = tl.program_id(0) // OUT_HEADS
-    out_head = tl.program_id(0) % OUT_HEADS
+    block = tl.program_id(0) // KV_HEADS
+    head = tl.program_id(0) % KV_HEADS
+    out_head = 0 if POOL else head
     batch = tl.program_id(1)
     column = block * BK + tl.arange(0, BK)
     left = column < keys
@@ -102,7 +116,7 @@ def mass(
     K += batch.to(tl.int64) * k_batch + (block * BK).to(tl.int64) * k_row
     LSE += batch.to(tl.int64) * lse_batch
     if MANY:
-        blocks = tl.num_programs(0) // OUT_HEADS
+        blocks = tl.num_programs(0) // KV_HEADS
         low = tl.load(FROM + batch * 2 * blocks + block) * GROUPS
         full = tl.load(FROM + (batch * 2 + 1) * blocks + block) * GROUPS
     else:
@@ -116,43 +130,32 @@ def mass(
         full = tl.where(tl.max(key_at) <= tl.min(earliest), 0, rows * GROUPS)
     high = rows * GROUPS
     best = tl.full([BM // 16, 8, BK], 0.0 if SUM else float("-inf"), tl.float32)
-    for pooled in tl.range(0, KV_HEADS if POOL else 1):
-        head = (out_head + pooled).to(tl.int64)
-        offset = tl.arange(0, BK)[:, None] * k_row + dims[None, :]
-        k = tl.load(K + head * k_head + offset, mask=left[:, None] & inside[None, :], other=0.0)
-        QH = Q + head * GROUPS * q_head
-        LH = LSE + head * GROUPS * lse_head
-        for first in tl.range(low, high, BM):
-            packed = first + tl.arange(0, BM)
-            row, group = packed // GROUPS, packed % GROUPS
-            real = row < rows
-            q = tl.load(
-                QH + (group * q_head + row * q_row)[:, None] + dims[None, :],
-                mask=real[:, None] & inside[None, :],
-                other=0.0,
-            )
-            place = group * lse_head + row * lse_row
-            lse = tl.load(LH + place, mask=real, other=float("-inf")).to(tl.float32) * lse_scale
-            if SPLITS > 1:
-                top = lse
-                for part in tl.static_range(1, SPLITS):
-                    top = tl.maximum(top, tl.load(LH + part * lse_split + place, mask=real, other=float("-inf")))
-                top = tl.maximum(top, -1e30)  # finite where no part saw anything
-                total = tl.math.exp2(lse - top)
-                for part in tl.static_range(1, SPLITS):
-                    more = tl.load(LH + part * lse_split + place, mask=real, other=float("-inf"))
-                    total += tl.math.exp2(more - top)
-                lse = top + tl.math.log2(total)
-            lse = tl.where(lse > -1e30, lse, float("inf"))  # a row that sees nothing pays nothing
-            s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale - lse[:, None]
-            if first < full:  # read again where it is needed: held, the positions would cost the loop its registers
-                at = tl.load(ROW_AT + row, mask=real, other=-1).to(tl.int32)
-                key_at = column
-                if KEY_POSITIONS:
-                    key_at = tl.load(KEY_AT + column, mask=left, other=_NOWHERE).to(tl.int32)
-                s = tl.where(key_at[None, :] <= at[:, None], s, float("-inf"))
-            s = s.reshape(BM // 16, 2, 8, BK)  # rows 8 apart lie in one thread: half the registers for `best`
-            best = best + tl.sum(tl.math.exp2(s), 1) if SUM else tl.maximum(best, tl.max(s, 1))
+    offset = tl.arange(0, BK)[:, None] * k_row + dims[None, :]
+    k = tl.load(K + head.to(tl.int64) * k_head + offset, mask=left[:, None] & inside[None, :], other=0.0)
+    Q += (head * GROUPS).to(tl.int64) * q_head
+    LSE += (head * GROUPS).to(tl.int64) * lse_head
+    for first in tl.range(low, high, BM):
+        packed = first + tl.arange(0, BM)
+        row, group = packed // GROUPS, packed % GROUPS
+        real = row < rows
+        skipped = row.to(tl.int64) * q_row if MANY else row * q_row
+        q = tl.load(
+            Q + (group * q_head + skipped)[:, None] + dims[None, :],
+            mask=real[:, None] & inside[None, :],
+            other=0.0,
+        )
+        place = group * lse_head + row * lse_row
+        lse = tl.load(LSE + place, mask=real, other=float("-inf")).to(tl.float32) * lse_scale
+        lse = tl.where(lse > -1e30, lse, float("inf"))  # a row that sees nothing pays nothing
+        s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale - lse[:, None]
+        if first < full:  # read again where it is needed: held, the positions would cost the loop its registers
+            at = tl.load(ROW_AT + row, mask=real, other=-1).to(tl.int32)
+            key_at = column
+            if KEY_POSITIONS:
+                key_at = tl.load(KEY_AT + column, mask=left, other=_NOWHERE).to(tl.int32)
+            s = tl.where(key_at[None, :] <= at[:, None], s, float("-inf"))
+        s = s.reshape(BM // 16, 2, 8, BK)  # rows 8 apart lie in one thread: half the registers for `best`
+        best = best + tl.sum(tl.math.exp2(s), 1) if SUM else tl.maximum(best, tl.max(s, 1))
     paid = tl.sum(tl.sum(best, 0), 0) if SUM else tl.math.exp2(tl.max(tl.max(best, 0), 0))
     goal = column
     if KEY_POSITIONS:
@@ -164,5 +167,7 @@ def mass(
     if KEEP:
         so_far = tl.load(RUNNING + batch.to(tl.int64) * run_batch + out_head * run_head + goal, mask=left, other=0.0)
         paid = tl.maximum(paid, so_far)
-    OUT += (batch * OUT_HEADS + out_head).to(tl.int64) * keys
-    tl.store(OUT + goal, paid, mask=left)
+    if POOL:  # masses are not negative: as integers they have the same order
+        tl.atomic_max(OUT + batch.to(tl.int64) * keys + goal, paid.to(tl.int32, bitcast=True), mask=left, sem="relaxed")
+    else:
+        tl.store(OUT + (batch * KV_HEADS + head).to(tl.int64) * keys + goal, paid, mask=left)

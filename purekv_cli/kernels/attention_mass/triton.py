@@ -7,7 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
-from purekv_cli.kernels.attention_mass.programs import NOWHERE, mass, partial_lse
+from purekv_cli.kernels.attention_mass.programs import NOWHERE, mass, row_lse
 from purekv_cli.kernels.attention_mass.reduce import Reduce
 
 _LOG2_E = 1.4426950408889634
@@ -27,11 +27,11 @@ class Tiles:
     registers: int | None = None  # at most so many a thread: leaves room for more programs at a time
 
 
-def default_tiles(dtype: torch.dtype, width: int, *, many: bool = False) -> tuple[Tiles, Tiles]:
+def default_tiles(dtype: torch.dtype) -> tuple[Tiles, Tiles]:
     """For the LSE and the mass; within 99 KiB of shared memory, which every GPU from sm_80 on has."""
     if dtype == torch.float32:
         return Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 1)
-    return Tiles(64, 128, 4, 2, 168), Tiles(64, 128, 4, 2, 168)
+    return Tiles(128, 64, 8, 3, 128), Tiles(64, 128, 4, 2, 128)
 
 
 def row_mass(
@@ -108,41 +108,48 @@ def _launch(
     batch, heads, rows, dim = query.shape
     kv_heads, keys = key.shape[1:3]
     groups, ordered = heads // kv_heads, key_at is None or not scatter
-    out = torch.empty(batch, 1 if pool else kv_heads, keys, dtype=torch.float32, device=key.device)
+    if pool and reduce == "sum":  # in a fixed order, so that the result is the same on every run
+        each = _launch(query, key, scaling, row_at, key_at, lse, reduce, False, None, tiles, scatter=scatter)
+        whole = each.sum(1, keepdim=True)
+        return whole if running is None else torch.maximum(whole, running)
+    out = torch.zeros(batch, 1 if pool else kv_heads, keys, dtype=torch.float32, device=key.device)
     if rows == 0 or keys == 0:
-        return out.zero_() if running is None else out.copy_(running)
+        return out if running is None else out.copy_(running)
     query, key = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key))
     many = rows >= _MANY_ROWS and not scatter
     width = max(16, triton.next_power_of_2(dim))
-    first, second = tiles or default_tiles(query.dtype, width, many=many)
+    first, second = tiles or default_tiles(query.dtype)
     precision = "tf32x3" if query.dtype == torch.float32 else "tf32"
     at_batch = row_at.stride(0) if len(row_at) > 1 else 0
     positions = row_at if key_at is None else key_at
     key_at_batch = positions.stride(0) if len(positions) > 1 else 0
+    unit = _LOG2_E
     if lse is None:
+        unit = 1.0
         blocks = triton.cdiv(groups * rows, first.rows)
         splits = _splits(blocks * kv_heads * batch, triton.cdiv(keys, first.keys), query.device)
-        lse = torch.empty(splits, batch, heads, rows, dtype=torch.float32, device=query.device)
-        partial_lse[(blocks, splits, batch * kv_heads)](
-            query, key, row_at, positions, lse, scaling * _LOG2_E, rows, keys,
+        lse = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device)
+        parts = lse if splits == 1 else lse.new_empty(splits, batch, heads, rows)
+        arrived = torch.zeros(blocks * kv_heads * batch if splits > 1 else 1, dtype=torch.int32, device=query.device)
+        row_lse[(blocks, splits, batch * kv_heads)](
+            query, key, row_at, positions, parts, arrived, lse, scaling * _LOG2_E, rows, keys,
             triton.cdiv(triton.cdiv(keys, splits), first.keys) * first.keys,
-            *query.stride()[:3], *key.stride()[:3], at_batch, key_at_batch, *lse.stride()[:3],
-            KV_HEADS=kv_heads, GROUPS=groups, D=dim, WIDTH=width, BM=first.rows, BN=first.keys, SCANNED=_SCANNED,
-            KEY_POSITIONS=key_at is not None, ORDERED=ordered, PRECISION=precision,
+            *query.stride()[:3], *key.stride()[:3], at_batch, key_at_batch, lse.numel(), *lse.stride()[:2],
+            KV_HEADS=kv_heads, GROUPS=groups, D=dim, WIDTH=width, BM=first.rows, BN=first.keys,
+            SPLITS_UP=1 if splits == 1 else _MOST_SPLITS, SCANNED=_SCANNED, KEY_POSITIONS=key_at is not None,
+            ORDERED=ordered, PRECISION=precision,
             num_warps=first.warps, num_stages=first.stages, maxnreg=first.registers,
         )  # fmt: skip
-        unit = 1.0
-    else:
-        lse, splits, unit = lse[None], 1, _LOG2_E
     blocks = triton.cdiv(keys, second.keys)
     from_row = _first_rows(row_at, second.keys, blocks).expand(batch, -1, -1).contiguous() if many else row_at
     kept = out if running is None else running
-    mass[(blocks * (1 if pool else kv_heads), batch)](
-        query, key, row_at, positions, lse, from_row, kept, out, scaling * _LOG2_E, unit, rows, keys,
+    mass[(blocks * kv_heads, batch)](
+        query, key, row_at, positions, lse, from_row, kept, out.view(torch.int32) if pool else out,
+        scaling * _LOG2_E, unit, rows, keys,
         *query.stride()[:3], *key.stride()[:3], at_batch, key_at_batch, *lse.stride(), *kept.stride()[:2],
         KV_HEADS=kv_heads, GROUPS=groups, D=dim, WIDTH=width, BM=second.rows, BK=second.keys,
-        SPLITS=splits, KEY_POSITIONS=key_at is not None, SCATTER=scatter,
-        MANY=many, POOL=pool, SUM=reduce == "sum", KEEP=running is not None, PRECISION=precision,
+        KEY_POSITIONS=key_at is not None, SCATTER=scatter, MANY=many, POOL=pool, SUM=reduce == "sum",
+        KEEP=running is not None, PRECISION=precision,
         num_warps=second.warps, num_stages=second.stages, maxnreg=second.registers,
     )  # fmt: skip
     return out
