@@ -198,10 +198,10 @@ def test_only_what_is_allowed_runs(monkeypatch):
 
 
 def test_every_kernel_says_why_it_does_not_run():
-    rows = explain("cpu", torch.float32)
-    assert [name for name, _, _ in rows] == ["triton", "reference"]
-    assert [usable for _, usable, _ in rows] == [False, True]
-    assert rows[0][2] == "runs on CUDA only"
+    rows = explain("cpu", torch.bfloat16)
+    assert [name for name, _, _ in rows] == ["hopper", "triton", "reference"]
+    assert [usable for _, usable, _ in rows] == [False, False, True]
+    assert rows[1][2] == "runs on CUDA only"
 
 
 def test_lse_only_on_request():

@@ -40,6 +40,7 @@ class Backend:
 
 
 BACKENDS = (
+    Backend("hopper", (9,), _HALF, (64, 128)),
     Backend("triton", (8, 9, 10, 12), (*_HALF, torch.float32), ()),
     Backend("reference", (), (*_HALF, torch.float32, torch.float64), ()),
 )
