@@ -54,9 +54,8 @@ def some_rows(draw, length):
 def test_the_mask_is_what_the_rules_say(data, layout, config, content, tile_rows):
     changed = random_content(layout) if content else None
     rows = data.draw(some_rows(layout.length))
-    runs = built(
-        tile_rows, layout, config, changed, rows=None if rows is None else torch.tensor(rows, dtype=torch.int64)
-    )
+    wanted = None if rows is None else torch.tensor(rows, dtype=torch.int64)
+    runs = built(tile_rows, layout, config, changed, rows=wanted)
     assert torch.equal(runs.dense_mask(), told(layout, config, changed, rows, tile_rows))
 
 
@@ -151,6 +150,23 @@ def test_density_falls_with_length():
     assert densities[0] == 1.0
     assert densities == sorted(densities, reverse=True)
     assert densities[-1] < 0.25
+
+
+@pytest.mark.parametrize(
+    ("frames", "height", "width", "share"),
+    [
+        (21, 17, 23, 0.363),
+        (84, 17, 23, 0.280),
+        (335, 17, 23, 0.258),
+        (16, 16, 32, 0.377),
+        (64, 16, 32, 0.337),
+        (256, 16, 32, 0.328),
+    ],
+)
+def test_density_of_real_prompts(frames, height, width, share):
+    """8K, 32K and 128K tokens in frames of 391 and 512, a tenth of them content, wherever it lies."""
+    layout = prompt((frames, height, width), before=14, after=40)
+    assert build(layout, SparseConfig(), random_content(layout)).density == pytest.approx(share, abs=0.004)
 
 
 def test_change_is_one_minus_cosine_to_the_frame_before():
