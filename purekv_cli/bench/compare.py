@@ -33,6 +33,7 @@ from purekv_cli.runtime.metrics import KVMeter, StageClock
 Tell = Callable[[str], None]
 T = TypeVar("T")
 _GATE_TOKENS = 2048  # where no length was asked for
+_GATE_PROMPTS = 3
 
 
 @dataclass(slots=True)
@@ -60,14 +61,14 @@ class Bench:
         self._device, self._sizes = model.device, Sizes.of(model)
 
     def run(self) -> None:
-        """Gate, then every length, then the file; Ctrl-C leaves what is measured so far."""
+        """Gate, then the file, then every length; Ctrl-C leaves what is measured so far."""
         try:
             with torch.inference_mode():
                 self._gate()
-                for tokens in self._request.tokens:
-                    self._length(tokens)
                 if self._source is not None:
                     self._file(self._source)
+                for tokens in self._request.tokens:
+                    self._length(tokens)
         except KeyboardInterrupt:
             self._result.interrupted = True
 
@@ -79,15 +80,17 @@ class Bench:
         checks.extend(method_checks(self._device, request.policies))
         self._tell("gate: logits of the model at hand")
         dense = arms(request, self._base)[0].config
-        checks.append(model_check(self._model, self._problem(min(request.tokens, default=_GATE_TOKENS)), dense))
+        shortest = min(request.tokens, default=_GATE_TOKENS)
+        problems = [self._problem(shortest, request.seed + more) for more in range(_GATE_PROMPTS)]
+        checks.append(model_check(self._model, problems, dense))
         self._free()
 
-    def _problem(self, tokens: int) -> Problem:
+    def _problem(self, tokens: int, seed: int) -> Problem:
         request = self._request
-        return synthetic(self._model, label(tokens), request.steps(tokens), request.grid, request.seed)
+        return synthetic(self._model, label(tokens), request.steps(tokens), request.grid, seed)
 
     def _length(self, tokens: int) -> None:
-        request, problem = self._request, self._problem(tokens)
+        request, problem = self._request, self._problem(tokens, self._request.seed)
         self._tell(f"{problem.label}: gate")
         sparse = self._base.sparse if engines.uses_sparse(self._base, problem.prompt()) else None
         self._result.checks.extend(long_checks(problem, self._sizes, sparse))
