@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_ENTRIES = 32  # a program's
+_ENTRIES = 16  # a program's
 _WARPS = 4
 
 
