@@ -11,7 +11,8 @@ from purekv_cli.kernels import allowed
 from purekv_cli.kernels.window_attention import reference
 
 Op = Callable[[Tensor, Tensor, Tensor, Tensor, int, int, float], Tensor]
-LONGEST = 128  # tokens of a window that one program holds
+LONGEST = 128  # tokens of a window that one program holds: 64 KiB of shared memory, and any GPU has that
+LONGEST_FLOAT32 = 64  # 96 KiB; twice as many tokens would take more than the 99 KiB of compute capability 8.9
 _WIDEST = 128  # head size it holds
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
@@ -19,7 +20,8 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 def choose(qkv: Tensor, longest: int, heads: int) -> Op:
     """The function to call for these tensors."""
     dim = qkv.shape[-1] // (3 * heads)
-    if allowed() == "reference" or longest > LONGEST or tried(qkv.device, qkv.dtype, dim) is not None:
+    most = LONGEST_FLOAT32 if qkv.dtype == torch.float32 else LONGEST
+    if allowed() == "reference" or longest > most or tried(qkv.device, qkv.dtype, dim) is not None:
         return reference.window_attention
     from purekv_cli.kernels.window_attention.triton import window_attention
 
