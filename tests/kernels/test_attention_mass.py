@@ -101,10 +101,10 @@ def test_padding_gets_nothing_and_changes_nothing(device):
 def test_blocks_change_nothing(device, monkeypatch):
     query, key, _ = qkv(device, 6, 2, 30, 41)
     rows = some_rows(30, "few", device)
-    whole = [attention_mass(query, key, None, 0.4, rows, None, reduce) for reduce in ("sum", "max")]
+    whole = [reference.attention_mass(query, key, None, 0.4, rows, None, reduce) for reduce in ("sum", "max")]
     monkeypatch.setattr(reference, "_BLOCK_ELEMENTS", {device: 1})
     for reduce, want in zip(("sum", "max"), whole, strict=True):
-        torch.testing.assert_close(attention_mass(query, key, None, 0.4, rows, None, reduce), want)
+        torch.testing.assert_close(reference.attention_mass(query, key, None, 0.4, rows, None, reduce), want)
 
 
 def test_no_observed_row_means_no_mass():
@@ -114,7 +114,7 @@ def test_no_observed_row_means_no_mass():
 
 @on_each_device
 def test_no_attention_matrix_is_stored(device, monkeypatch):
-    """The largest tensor made on the way stays within the block size, however many rows are observed."""
+    """The largest tensor of the reference stays within the block size, however many rows are observed."""
     monkeypatch.setattr(reference, "_BLOCK_ELEMENTS", {device: 2000})
     query, key, _ = qkv(device, 4, 2, 200, 200, batch=1, dim=2)
     largest = 0
@@ -128,7 +128,8 @@ def test_no_attention_matrix_is_stored(device, monkeypatch):
             return result
 
     with Watch():
-        attention_mass(query, key, None, 0.4, torch.ones(1, 200, dtype=torch.bool, device=device))
+        every = torch.ones(1, 200, dtype=torch.bool, device=device)
+        reference.attention_mass(query, key, None, 0.4, every, None, "sum")
     assert largest <= 2000
 
 

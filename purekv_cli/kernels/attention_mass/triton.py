@@ -27,11 +27,14 @@ class Tiles:
     registers: int | None = None  # at most so many a thread: leaves room for more programs at a time
 
 
-def default_tiles(dtype: torch.dtype) -> tuple[Tiles, Tiles]:
-    """For the LSE and the mass; within 99 KiB of shared memory, which every GPU from sm_80 on has."""
+def default_tiles(dtype: torch.dtype, *, many: bool = False) -> tuple[Tiles, Tiles]:
+    """For the LSE and the mass, as measured on an H200; within the 99 KiB of shared memory of a GPU of sm_89.
+
+    Larger tiles that only an H100 has room for were at most 5 % faster.
+    """
     if dtype == torch.float32:
         return Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 1)
-    return Tiles(128, 64, 8, 3, 128), Tiles(64, 128, 4, 2, 128)
+    return Tiles(128, 64, 8, 3, 128), Tiles(64, 128, 4, 3, 168) if many else Tiles(64, 128, 4, 2, 128)
 
 
 def row_mass(
@@ -118,7 +121,7 @@ def _launch(
     query, key = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key))
     many = rows >= _MANY_ROWS and not scatter
     width = max(16, triton.next_power_of_2(dim))
-    first, second = tiles or default_tiles(query.dtype)
+    first, second = tiles or default_tiles(query.dtype, many=many)
     precision = "tf32x3" if query.dtype == torch.float32 else "tf32"
     at_batch = row_at.stride(0) if len(row_at) > 1 else 0
     positions = row_at if key_at is None else key_at
