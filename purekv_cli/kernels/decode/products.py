@@ -25,7 +25,6 @@ class Tile:
     rows: int  # of the matrix, per program
     columns: int  # per step of its loop
     warps: int
-    stages: int  # of loads in flight
 
 
 @triton.jit
@@ -53,12 +52,12 @@ def _product(
     EVEN: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
     """out[r] (+)= (sum_c W[r, c] x[c] norm[c]) / rms(x) + bias[r]; GATED: silu of that, times the same of row r + rows.
 
-    CHAINED: the first weights are on their way while the kernel before is still at work.
+    The next weights are on their way while these are used, the first of them (CHAINED) while the kernel before is still
+    at work; so the compiler needn't pipeline the loop.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
@@ -74,7 +73,7 @@ def _product(
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     total_up = tl.zeros([ROWS, COLUMNS], tl.float32)
     squares = tl.zeros([COLUMNS], tl.float32)
-    for start in tl.range(0, columns, COLUMNS, num_stages=STAGES):
+    for start in tl.range(0, columns, COLUMNS, num_stages=1):
         column = start + tl.arange(0, COLUMNS)
         following = (column + COLUMNS)[None, :]
         more = (following < columns) & inside[:, None]
@@ -115,10 +114,9 @@ def _launch(
     bias: Tensor | None = None,
     gated: bool = False,
     added: bool = False,
-    tile: Tile | None = None,
 ) -> Tensor:
     rows, columns = out.shape[0], weight.shape[1]
-    tile = tile or tile_for(rows, normed=norm is not None, gated=gated)
+    tile = tile_for(normed=norm is not None)
     _product[(triton.cdiv(rows, tile.rows),)](
         x,
         norm if norm is not None else x,
@@ -135,20 +133,15 @@ def _launch(
         EVEN=columns % tile.columns == 0,
         ROWS=tile.rows,
         COLUMNS=tile.columns,
-        STAGES=tile.stages,
         num_warps=tile.warps,
         **chained(weight.device),
     )
     return out
 
 
-def tile_for(rows: int, *, normed: bool, gated: bool) -> Tile:
+def tile_for(*, normed: bool) -> Tile:
     """What measured best on an H200 for the shapes of a 7B model."""
-    if rows >= 2**16:  # a vocabulary: many programs, so each gets more
-        return Tile(8, 512, 4, 3)
-    if gated:
-        return Tile(4, 512, 4, 2)
-    return Tile(4, 512, 4, 1 if normed else 3)
+    return Tile(8, 256, 4) if normed else Tile(4, 512, 4)
 
 
 def norm_linear(hidden: Tensor, norm: Tensor, epsilon: float, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -17,7 +17,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from purekv_cli.kernels.decode.chain import chained
 from purekv_cli.kernels.decode.lists import Lists
 
-_LEAST = 128  # keys that are worth a program of their own
+_KEYS = 64  # a tile's
+_LEAST = 64  # keys that are worth a program of their own
 
 
 @triton.jit
@@ -190,15 +191,11 @@ def attend(
     norms: tuple[Tensor, Tensor] | None,
     epsilon: float,
     scaling: float,
-    cuts: int | None = None,
-    keys: int = 64,
-    warps: int = 4,
-    stages: int = 3,
 ) -> Tensor:
     """Rotate q and k, append k and v, attend. See `purekv_cli.kernels.decode`."""
     dim, kv_heads = lists.keys.shape[1], lists.start.shape[0]
     heads = qkv.shape[0] // dim - 2 * kv_heads
-    cuts = cuts or _cuts(qkv.device, kv_heads)
+    cuts = _cuts(qkv.device, kv_heads)
     wide = max(16, triton.next_power_of_2(dim))
     sums = torch.empty(heads, cuts, dim, dtype=torch.float32, device=qkv.device)
     tops = torch.empty(heads, cuts, 2, dtype=torch.float32, device=qkv.device)
@@ -223,12 +220,12 @@ def attend(
         D=dim,
         WIDE=wide,
         GROUP=max(16, triton.next_power_of_2(heads // kv_heads)),
-        KEYS=keys,
+        KEYS=_KEYS,
         CUTS=cuts,
         LEAST=_LEAST,
         NORMED=norms is not None,
-        STAGES=stages,
-        num_warps=warps,
+        STAGES=3,
+        num_warps=4,
         **chained(qkv.device),
     )
     out = torch.empty(heads * dim, dtype=qkv.dtype, device=qkv.device)
