@@ -30,7 +30,7 @@ class Tiles:
 def default_tiles(dtype: torch.dtype, *, many: bool = False) -> tuple[Tiles, Tiles]:
     """For the LSE and the mass, as measured on an H200; within the 99 KiB of shared memory of a GPU of sm_89.
 
-    Larger tiles that only an H100 has room for were at most 5 % faster.
+    Larger tiles that only an H100 has room for were about 5 % faster.
     """
     if dtype == torch.float32:
         return Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 1)
