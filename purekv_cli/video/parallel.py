@@ -76,7 +76,7 @@ def decode_groups(
     def work() -> None:
         try:
             with open_reader(info, 1, frozenset(exact)) as reader:
-                scaler = Scaler(pixels.shape[1], pixels.shape[2], info.rotation)
+                scaler = Scaler(pixels.shape[1], pixels.shape[2], info.rotation, threads=1)
                 for group in take():
                     for target in group:
                         found = reader.last_at(exact[target])

@@ -66,6 +66,7 @@ class FrameReader:
         self.threads = threads
         stream.thread_type = "SLICE" if self.threads == 1 else "AUTO"
         stream.codec_context.thread_count = self.threads or 0
+        self._skipping = False  # what the decoder was told last
         self._wanted = wanted if info.codec in SPARING and not info.counted else None
         self._keyframes = [info.ticks(time) for time in info.keyframe_times]
         self._seekable = not info.counted and len(self._keyframes) > 1
@@ -147,7 +148,10 @@ class FrameReader:
             if self._wanted is not None:
                 needed = packet.pts is None or packet.pts - info.origin in self._wanted
                 # The packet after a wanted one may be its second field.
-                self._stream.codec_context.skip_frame = "DEFAULT" if needed or second else "NONREF"
+                skip = not (needed or second)
+                if skip != self._skipping:
+                    self._stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+                    self._skipping = skip
                 second = needed
             try:
                 frames = packet.decode()
