@@ -12,6 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from purekv_cli.bench import engines
@@ -27,6 +28,7 @@ from purekv_cli.bench.result import Costs, Result, Row, Times, Walk
 from purekv_cli.bench.work import Sizes
 from purekv_cli.errors import PureKVError, UsageError
 from purekv_cli.method.config import MethodConfig
+from purekv_cli.method.layout import VideoLayout
 from purekv_cli.method.pattern import build, content_change
 from purekv_cli.runtime.metrics import KVMeter, StageClock
 
@@ -164,12 +166,17 @@ class Bench:
         self._free()
 
     def _flops(self, lane: _Lane, problem: Problem, sparse: bool) -> float:
-        density, method = 1.0, lane.row.arm.config
+        """Of one prefill of this lane; how dense its patterns are is counted."""
+        config, text = lane.row.arm.config, TEXT_BEFORE + TEXT_AFTER
+        density = above = 1.0
         if sparse:
-            layout = problem.layout
-            density = build(layout, method.sparse, content_change(problem.video, layout.grid)).density
-        text, trims = TEXT_BEFORE + TEXT_AFTER, lane.engine.trims and method.policy != "dense"
-        return self._sizes.prefill_flops(method, problem.tokens, text, density, trims=trims)
+            layout, change = problem.layout, content_change(problem.video, problem.layout.grid)
+            density = build(layout, config.sparse, change).density
+            flow = self._sizes.flow(config, problem.tokens, text)
+            if config.sparse.min_tokens <= flow < problem.tokens:  # those that flow read by a pattern of their own
+                above = build(layout, config.sparse, change, only=spread_over(layout, flow)).density
+        trims = lane.engine.trims and config.policy != "dense"
+        return self._sizes.prefill_flops(config, problem.tokens, text, density, above=above, trims=trims)
 
     def _timed(self, lane: _Lane, problem: Problem) -> Times:
         engine, count = lane.engine, self._request.max_tokens
@@ -206,6 +213,15 @@ class Bench:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def spread_over(layout: VideoLayout, count: int) -> Tensor:
+    """Text and as many video tokens, evenly spread, as make `count`: a stand-in for those that a policy lets flow."""
+    text = torch.ones(layout.length, dtype=torch.bool)
+    text[layout.video] = False
+    wanted = count - int(text.sum())
+    video = layout.video[torch.linspace(0, len(layout.video) - 1, wanted).round().long()]
+    return torch.cat([text.nonzero().flatten(), video]).unique()
 
 
 def label(tokens: int) -> str:

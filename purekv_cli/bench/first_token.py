@@ -52,7 +52,7 @@ class FromFile:
         self._device = model.device
         random = torch.Generator().manual_seed(seed)
         self._text = torch.randint(10, 100, (TEXT_BEFORE + TEXT_AFTER,), generator=random)
-        self._library = library_processor()
+        self._library = library_processor(self.geometry, self.scale)
 
     @property
     def name(self) -> str:
@@ -135,13 +135,20 @@ class FromFile:
         return Problem(self._path.name, embeds, positions.to(self._device), layout)
 
 
-def library_processor() -> Any:
+def library_processor(geometry: ModelGeometry, scale: PixelScale) -> Any:
     """transformers' video processor as a function of uint8 [N, H, W, 3]; None where it cannot be imported."""
     try:
         from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
     except ImportError:  # it needs torchvision
         return None
-    processor: Any = Qwen2VLVideoProcessor()
+    processor: Any = Qwen2VLVideoProcessor(
+        size={"shortest_edge": geometry.min_pixels, "longest_edge": geometry.max_pixels},
+        patch_size=geometry.patch,
+        merge_size=geometry.merge,
+        temporal_patch_size=geometry.temporal_patch,
+        image_mean=list(scale.mean),
+        image_std=list(scale.std),
+    )
 
     def patches(pixels: Any) -> tuple[Tensor, Tensor]:
         video = torch.from_numpy(pixels).permute(0, 3, 1, 2)

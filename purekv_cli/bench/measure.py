@@ -17,11 +17,11 @@ class Spread:
 
     mean: float
     least: float
-    deviation: float  # standard deviation of the sample; 0 for one run
+    deviation: float | None  # standard deviation of the sample; None for one run
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        deviation = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), min(values), deviation)
 
 

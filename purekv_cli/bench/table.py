@@ -57,7 +57,7 @@ def notes(result: Result) -> list[str]:
     lines = [
         f"baseline: {result.facts.get('baseline')}; engine: {result.facts.get('engine')}",
         f"limits here: matrix product {limits.flops / 1e12:.4g} TFLOP/s, copy {limits.bandwidth / 1e12:.3g} TB/s",
-        "speed-up: fastest run against the baseline's fastest run; times are mean ± standard deviation",
+        "speed-up: fastest run against the baseline's fastest run; times are mean ± standard deviation, or one run",
         "TFLOP/s: a dense row counts the dense model's work, a pruned row only the work that it really does",
         "floor: weights and cache of a token read once at the speed of the copy",
     ]
@@ -164,7 +164,7 @@ def _absent(row: Row | Walk) -> str:
 
 
 def _spread(spread: Spread) -> str:
-    return f"{_ms(spread.mean)} ± {_ms(spread.deviation)}"
+    return _ms(spread.mean) if spread.deviation is None else f"{_ms(spread.mean)} ± {_ms(spread.deviation)}"
 
 
 def _ms(seconds: float) -> str:

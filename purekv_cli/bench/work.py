@@ -59,27 +59,41 @@ class Sizes:
             return tokens
         return config.budget.entries(tokens, text, int(self.kv_bytes(1)))
 
+    def flow(self, config: MethodConfig, tokens: int, text: int) -> int:
+        """How many tokens go through the layers above the propagation layer; all of them without one."""
+        way = config.propagate
+        if way is None or not 0 < way.layer < self.layers:
+            return tokens
+        return flowing_count(way, tokens, self.entries(config, tokens, text), text)
+
     def prefill_flops(
-        self, config: MethodConfig, tokens: int, text: int, density: float = 1.0, *, trims: bool = False
+        self,
+        config: MethodConfig,
+        tokens: int,
+        text: int,
+        density: float = 1.0,
+        *,
+        above: float = 1.0,
+        trims: bool = False,
     ) -> float:
         """Multiplications and additions of one prefill as `config` runs it.
 
         Args:
             text: tokens of the prompt that are not video.
             density: pairs that attention reads, as a share of dense causal ones; of the layers that see all tokens.
+            above: the same of the layers that only some tokens flow through.
             trims: whether the last layer computes queries, output and MLP of the last token alone, as ours does.
         """
-        flow, first = tokens, self.layers  # tokens that flow from layer `first` on
-        if config.propagate is not None and 0 < config.propagate.layer < self.layers:
+        flow, first = self.flow(config, tokens, text), self.layers  # tokens that flow from layer `first` on
+        if flow < tokens and config.propagate is not None:
             first = config.propagate.layer
-            flow = flowing_count(config.propagate, tokens, self.entries(config, tokens, text), text)
         total = 2.0 * self.head
         for index in range(self.layers):
             seen = flow if index >= first else tokens
             going = flow if index >= first - 1 else tokens
             if trims and index == self.layers - 1:
                 going = 1
-            pairs = seen * (seen + 1) / 2 * (density if index < first else 1.0)
+            pairs = seen * (seen + 1) / 2 * (density if index < first else above)
             total += 2.0 * (self.kv_linear * seen + (self.linear - self.kv_linear) * going)
             total += 4.0 * self.heads * self.head_dim * pairs * going / seen
         return total

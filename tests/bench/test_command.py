@@ -14,7 +14,21 @@ from purekv_cli.bench.clip import write
 from purekv_cli.models import registry
 from tests.test_app import HEAVY, imported_by
 
-SMALL = ("bench", "--shape", "tiny", "--device", "cpu", "--grid", "6x8", "--runs", "1", "--warmup", "0")
+SMALL = (
+    "bench",
+    "--shape",
+    "tiny",
+    "--device",
+    "cpu",
+    "--dtype",
+    "float32",
+    "--grid",
+    "6x8",
+    "--runs",
+    "1",
+    "--warmup",
+    "0",
+)
 SMALL += ("--max-tokens", "3", "--propagate", "2:0.3", "--budget", "0.5")
 
 
