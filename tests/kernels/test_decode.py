@@ -103,7 +103,7 @@ def test_lists_that_several_programs_share(kernels: Kernels, kept: list[int]) ->
     check(Step.of(kept, 7, 64), kernels)
 
 
-@pytest.mark.parametrize("dim", [16, 80, 96])
+@pytest.mark.parametrize("dim", [16, 80, 96, 256])
 def test_later_steps_and_heads_that_are_normed(kernels: Kernels, dim: int) -> None:
     check(Step.of([0, 62, 300], 4, dim, step=2, normed=True), kernels)
 
