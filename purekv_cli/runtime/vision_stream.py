@@ -7,6 +7,7 @@ is that of the tower in one go.
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,8 +68,7 @@ class StreamingEmbedder:
     ) -> None:
         self._tower = read_tower(model)
         self._geometry, self._scale, self._chunk = geometry, scale, chunk
-        device = self._tower.device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = _stream_of(self._tower.device) if self._tower.device.type == "cuda" else None
         self._lock = threading.Lock()
         self._pixels: NDArray[np.uint8] | None = None  # [N, H, W, 3], filled by the decoder
         self._out: Tensor | None = None  # [T, cells, hidden]
@@ -156,6 +156,12 @@ class StreamingEmbedder:
 
     def _on_stream(self) -> AbstractContextManager[object]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+
+@lru_cache(maxsize=16)
+def _stream_of(device: torch.device) -> torch.cuda.Stream:
+    """One for all clips: torch keeps freed memory by stream, so a new stream would allocate everything anew."""
+    return torch.cuda.Stream(device)
 
 
 def _runs(steps: set[int]) -> list[tuple[int, int]]:

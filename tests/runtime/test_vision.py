@@ -271,6 +271,19 @@ def test_decoding_hands_over_features_where_a_gpu_can_work_meanwhile(
     assert (len(frames.pixels), features) == (5, None)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="streams exist on a GPU")
+def test_clip_after_clip_uses_the_same_memory() -> None:
+    model, pixels, reserved = holder(), frames(8), []
+    for _ in range(3):
+        stream = StreamingEmbedder(model, ModelGeometry(1, 1, 1, 8), PixelScale())
+        stream.ready(pixels, 0, 8)
+        stream.finish(8)
+        torch.cuda.synchronize()
+        reserved.append(torch.cuda.memory_reserved())
+    assert reserved[2] == reserved[0]
+
+
 def test_nothing_given_is_an_error():
     stream = StreamingEmbedder(holder(), ModelGeometry(1, 1, 1, 8), PixelScale())
     with pytest.raises(ValueError, match="no frame"):
