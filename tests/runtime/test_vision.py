@@ -38,12 +38,6 @@ GRIDS = [
 ROUNDING = {"cpu": 1e-6, "cuda": 1e-5}[DEVICE.type]
 
 
-@pytest.fixture(autouse=True)
-def _exact_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stock tower's patch embedding is a convolution, which torch computes in TF32 on a GPU unless told not to."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
-
 def same(ours: torch.Tensor, theirs: torch.Tensor, units: float = 1) -> None:
     torch.testing.assert_close(ours, theirs, atol=units * ROUNDING, rtol=units * ROUNDING)
 

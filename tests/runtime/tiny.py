@@ -21,6 +21,7 @@ from transformers import (
 
 from purekv_cli.method.layout import VideoLayout
 
+torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds the convolution of stock vision towers to ten bits
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 START, END, VIDEO, IMAGE = 5, 6, 7, 8  # token ids
 VOCABULARY = 320
