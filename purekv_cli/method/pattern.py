@@ -20,11 +20,11 @@ from torch import Tensor
 
 from purekv_cli.method.config import SparseConfig
 from purekv_cli.method.layout import VideoLayout
-from purekv_cli.method.runs import RunList
+from purekv_cli.method.runs import TILE_ROWS, RunList
 
 __all__ = ["ROWS", "RunList", "build", "content_change", "frames_read"]
 
-ROWS = 128  # of a query tile: what a tensor core kernel takes at once
+ROWS = TILE_ROWS  # of a query tile
 
 
 def build(
@@ -58,7 +58,8 @@ def build(
     wanted = rows if only is None else there
     queries = at.queries if wanted is None else _queries(at, wanted.to(device), ROWS)
     runs = _strided(at, queries, placed, config) if config.recent is not None else _all_frames(at, queries, placed)
-    return RunList(key_order, queries.order if only is None else queries.row, queries.row, queries.start, *runs)
+    order = queries.order if only is None else queries.row
+    return RunList(key_order, order, queries.row, queries.start, *runs, queries.most_past, queries.most_near)
 
 
 def content_change(embeddings: Tensor, grid: tuple[int, int, int]) -> Tensor:
@@ -109,6 +110,8 @@ class _Queries:
     row: Tensor  # int64 [n], their rows in the prompt's order
     start: Tensor  # int64 [R + 1], first of every tile
     region: Tensor  # int64 [R], the region whose queries the tile holds
+    most_past: int | None = None  # of a RunList, where the positions are known on the CPU
+    most_near: int | None = None
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
@@ -156,7 +159,9 @@ def _places(
     positions, region, own, frame, first, stop = (
         tensor.to(device) for tensor in (positions, region, own, frame, first, stop)
     )
-    on_device = _Queries(*(tensor.to(device) for tensor in (queries.order, queries.row, queries.start, queries.region)))
+    earliest, latest = queries.ends
+    order, row, start, at = (x.to(device) for x in (queries.order, queries.row, queries.start, queries.region))
+    on_device = _Queries(order, row, start, at, int((earliest + 1).sum()), int((latest - earliest).sum()))
     return _Places(length, tiles + 2, positions, region, own, frame, first, stop, on_device)
 
 

@@ -1,9 +1,12 @@
 """A sparse attention pattern as runs of keys per tile of queries: what ST-SpAttn builds and the sparse kernels read."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
+
+TILE_ROWS = 128  # queries of a tile at most: what a tensor core kernel takes at once
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)  # kernels keep their plans beside a living list
@@ -25,6 +28,8 @@ class RunList:
     run_start: Tensor  # int64 [M], the run's first of key_order
     run_length: Tensor  # int64 [M]
     run_past: Tensor  # int64 [M], leading keys of the run that precede every query of the tile: they need no mask
+    most_past: int | None = None  # a bound on the sum of run_past, if known without asking the device
+    most_near: int | None = None  # and on the sum of run_length - run_past
 
     @property
     def length(self) -> int:
@@ -82,7 +87,9 @@ class RunList:
         """The same on another device."""
         if torch.device(device) == self.device:
             return self
-        return RunList(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()}
+        return RunList(**moved)
 
 
 def _expanded(start: Tensor, length: Tensor) -> Tensor:

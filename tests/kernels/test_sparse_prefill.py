@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purekv_cli import kernels
-from purekv_cli.kernels.sparse_prefill import backends, explain, reference, sparse_prefill
+from purekv_cli.kernels.sparse_prefill import backends, explain, plan, reference, sparse_prefill
 from purekv_cli.kernels.sparse_prefill.config import Config
+from purekv_cli.kernels.sparse_prefill.plan import Plan
 from purekv_cli.method import pattern
 from purekv_cli.method.config import SparseConfig
 from purekv_cli.method.layout import VideoLayout
@@ -185,6 +187,32 @@ def test_kernels_at_their_own_size(name, dim, laid_out, share):
     runs = build(layout, SparseConfig(), changed((9, 17, 23)), rows=rows)
     run = import_module(f"purekv_cli.kernels.sparse_prefill.{name}").sparse_prefill
     against_reference(run, runs, 14, 2, dim, batch=2, dtype=torch.bfloat16, laid_out=laid_out)
+
+
+@pytest.mark.parametrize("size", [16, 128])
+@pytest.mark.parametrize("grid", [(6, 5, 7), (20, 4, 5), (1, 1, 1), (0, 0, 0)], ids=str)
+def test_a_plan_made_without_asking_the_device_is_the_same(size, grid, monkeypatch):
+    layout = prompt(grid, before=3, after=4, between=1) if grid[0] else text(140)
+    runs = build(layout, SparseConfig(tile=(3, 4)), changed(grid))
+    exact = plan.plan(runs, size)
+    assert runs.run_past.sum() <= runs.most_past
+    assert (runs.run_length - runs.run_past).sum() <= runs.most_near
+    monkeypatch.setattr(plan, "_most", lambda *_: (len(exact.block) + 7, len(exact.rest) + 9))
+    roomy = plan.plan(replace(runs), size)
+    for name in Plan.__dataclass_fields__:
+        want, got = getattr(exact, name), getattr(roomy, name)
+        assert torch.equal(got[: len(want)], want), name
+    assert (len(roomy.block), len(roomy.rest)) == (len(exact.block) + 7, len(exact.rest) + 9)
+    assert ((roomy.rest >= 0) & (roomy.rest < runs.length)).all()
+
+
+@pytest.mark.parametrize("size", [16, 128])
+def test_bounds_of_a_plan_hold(size):
+    for grid in GRIDS:
+        runs = build(prompt(grid, between=2), SparseConfig(tile=(2, 2)), changed(grid))
+        blocks = runs.run_past // size
+        assert blocks.sum() <= runs.most_past // size
+        assert (runs.run_length - blocks * size).sum() <= runs.most_near + (size - 1) * len(blocks)
 
 
 def test_only_what_is_allowed_runs(monkeypatch):

@@ -18,8 +18,8 @@ def told(layout, config, content=None, rows=None, tile_rows=128):
     """bool [N, N] in the prompt's order: whether token i reads token j.
 
     The rule is for single queries; but up to `tile_rows` of them, neighbours in the order (spatial tile, position), or
-    in the text up to the last frame or after it, read together what any of them has to, and the frames between those
-    of two of them; each only what precedes it.
+    in the text up to the last frame or after it, read together what any of them has to, and what any of the
+    frames between those of two of them has to, and those frames; each only what precedes it.
     """
     frames, height, width = layout.grid
     place = {
@@ -40,10 +40,10 @@ def told(layout, config, content=None, rows=None, tile_rows=128):
         inside = [top <= row < bottom and left <= column < right for (top, bottom), (left, right) in rectangles]
         return inside.index(True)
 
-    def must_read(i, j):
+    def must_read(i, j, frames_between):
         if i not in place or j not in place or j in columns:
             return True
-        return tile(i) == tile(j) and place[j][0] < place[i][0] and bool(allowed[place[i][0], place[j][0]])
+        return tile(i) == tile(j) and any(allowed[frame, place[j][0]] for frame in frames_between)
 
     def neighbours(i):
         if i in place:
@@ -60,7 +60,9 @@ def told(layout, config, content=None, rows=None, tile_rows=128):
             span = {place[i][0] for i in together if i in place}
             frames_between = range(min(span), max(span) + 1) if span else ()
             own = {j for j in place if place[j][0] in frames_between}
-            read = [j for j in range(layout.length) if j in own or any(must_read(i, j) for i in together)]
+            read = [
+                j for j in range(layout.length) if j in own or any(must_read(i, j, frames_between) for i in together)
+            ]
             for i in together:
                 mask[i, [j for j in read if j <= i]] = True
     return mask

@@ -2,7 +2,8 @@
 
 Four warps load blocks of keys and values, two groups of four multiply, 64 rows of the query tile each, as in
 FlashAttention-3 (Shah et al. 2024): the product of the next scores is issued before the softmax of the present ones, so
-that the tensor cores work while the exponentials are computed, and no group waits for the other.
+that the tensor cores work while the exponentials are computed, and no group waits for the other. A program could take
+several pieces of work in turn, a tile and a head each; one each proved as fast.
 """
 
 # mypy: allow-untyped-defs
@@ -24,7 +25,7 @@ from purekv_cli.kernels.sparse_prefill.flat import flat
 from purekv_cli.kernels.sparse_prefill.plan import plan
 from purekv_cli.method.runs import RunList
 
-_KEYS, _STAGES = 128, 2
+_KEYS, _STAGES = 128, 2  # keys of a block, and blocks in flight
 _LOG2_E = 1.4426950408889634
 
 
@@ -106,12 +107,41 @@ def _load(
 
 
 @gluon.jit
+def _step(
+    acc, total, top, weight, query, keys, values, key_ready, key_free, value_ready, value_free, index, scale,
+    position, key_position, MASKED: gl.constexpr, weights: gl.constexpr, output: gl.constexpr, zeros,
+    STAGES: gl.constexpr,
+):  # fmt: skip
+    """Scores of block `index` beside the product of the weights and values of the one before, then its weights."""
+    stage = index % STAGES
+    before = (index - 1) % STAGES
+    mbarrier.wait(key_ready.index(stage), index // STAGES & 1)
+    score = warpgroup_mma(query, keys.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
+    mbarrier.wait(value_ready.index(before), (index - 1) // STAGES & 1)
+    acc = warpgroup_mma(weight, values.index(before), acc, is_async=True)
+    score = warpgroup_mma_wait(1, deps=[score])
+    mbarrier.arrive(key_free.index(stage), count=1)
+    if MASKED:
+        score = gl.where(key_position[None, :] <= position[:, None], score, float("-inf"))
+    new_top = gl.maximum(top, gl.max(score, 1) * scale)
+    base = new_top
+    if MASKED:
+        base = gl.where(new_top == float("-inf"), 0.0, new_top)  # a row that has seen nothing yet
+    exps = gl.exp2(score * scale - base[:, None])
+    shrink = gl.exp2(top - base)
+    total = _settled(total * shrink + gl.sum(exps, 1))
+    acc, exps = warpgroup_mma_wait(0, deps=[acc, exps])
+    mbarrier.arrive(value_free.index(before), count=1)
+    acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, output))[:, None]
+    return acc, total, new_top, gl.convert_layout(exps.to(query.dtype), weights)
+
+
+@gluon.jit
 def _attend(
     PART: gl.constexpr, Q, OUT, LSE, QUERY_ROW, QUERY_POSITION, ROW_START, HEAVIEST, BLOCK_PTR, REST_PTR, REST_POSITION,
     work, rows_count, q_batch, q_head, q_row, scale,
-    queries, keys, values, key_ready, key_free, value_ready, value_free, turn,
+    queries, keys, values, key_ready, key_free, value_ready, value_free,
     HEADS: gl.constexpr, DIM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, NEED_LSE: gl.constexpr,
-    TURNS: gl.constexpr,
 ):  # fmt: skip
     """64 rows of queries against every block."""
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
@@ -126,7 +156,6 @@ def _attend(
     zeros = gl.zeros([64, BN], gl.float32, scores)
     query = queries.index(PART)
     done = 0
-    turns = 0
     for item in range(gl.program_id(0), work, gl.num_programs(0)):
         tile = gl.load(HEAVIEST + item // HEADS)
         batch = gl.program_id(1).to(gl.int64)
@@ -163,67 +192,23 @@ def _attend(
         acc = gl.zeros([64, DIM], gl.float32, output)
 
         for index in range(1, blocks):
-            stage = (done + index) % STAGES
-            phase = (done + index) // STAGES & 1
-            before = (done + index - 1) % STAGES
-            phase_before = (done + index - 1) // STAGES & 1
-            mbarrier.wait(key_ready.index(stage), phase)
-            if TURNS:
-                mbarrier.wait(turn.index(PART), (turns + index & 1) ^ PART)
-            score = warpgroup_mma(query, keys.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
-            mbarrier.wait(value_ready.index(before), phase_before)
-            acc = warpgroup_mma(weight, values.index(before), acc, is_async=True)
-            if TURNS:
-                mbarrier.arrive(turn.index(1 - PART), count=1)
-            score = warpgroup_mma_wait(1, deps=[score])
-            mbarrier.arrive(key_free.index(stage), count=1)
-            new_top = gl.maximum(top, gl.max(score, 1) * scale)
-            base = new_top
-            exps = gl.exp2(score * scale - base[:, None])
-            shrink = gl.exp2(top - base)
-            total = total * shrink + gl.sum(exps, 1)
-            top = new_top
-            total = _settled(total)
-            acc, exps = warpgroup_mma_wait(0, deps=[acc, exps])
-            mbarrier.arrive(value_free.index(before), count=1)
-            acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, output))[:, None]
-            weight = gl.convert_layout(exps.to(Q.dtype.element_ty), weights)
+            acc, total, top, weight = _step(
+                acc, total, top, weight, query, keys, values, key_ready, key_free, value_ready, value_free,
+                done + index, scale, position, position, False, weights, output, zeros, STAGES,
+            )  # fmt: skip
         for index in range(max(blocks, 1), total_blocks):
-            stage = (done + index) % STAGES
-            phase = (done + index) // STAGES & 1
-            before = (done + index - 1) % STAGES
-            phase_before = (done + index - 1) // STAGES & 1
             at = rest_first + (index - blocks) * BN + offset
             key_position = gl.load(REST_POSITION + at, mask=at < rest_end, other=2147483647)
-            mbarrier.wait(key_ready.index(stage), phase)
-            if TURNS:
-                mbarrier.wait(turn.index(PART), (turns + index & 1) ^ PART)
-            score = warpgroup_mma(query, keys.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
-            mbarrier.wait(value_ready.index(before), phase_before)
-            acc = warpgroup_mma(weight, values.index(before), acc, is_async=True)
-            if TURNS:
-                mbarrier.arrive(turn.index(1 - PART), count=1)
-            score = warpgroup_mma_wait(1, deps=[score])
-            mbarrier.arrive(key_free.index(stage), count=1)
-            score = gl.where(key_position[None, :] <= position[:, None], score, float("-inf"))
-            new_top = gl.maximum(top, gl.max(score, 1) * scale)
-            base = gl.where(new_top == float("-inf"), 0.0, new_top)
-            exps = gl.exp2(score * scale - base[:, None])
-            shrink = gl.exp2(top - base)
-            total = total * shrink + gl.sum(exps, 1)
-            top = new_top
-            total = _settled(total)
-            acc, exps = warpgroup_mma_wait(0, deps=[acc, exps])
-            mbarrier.arrive(value_free.index(before), count=1)
-            acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, output))[:, None]
-            weight = gl.convert_layout(exps.to(Q.dtype.element_ty), weights)
+            acc, total, top, weight = _step(
+                acc, total, top, weight, query, keys, values, key_ready, key_free, value_ready, value_free,
+                done + index, scale, position, key_position, True, weights, output, zeros, STAGES,
+            )  # fmt: skip
         last = done + total_blocks - 1
         mbarrier.wait(value_ready.index(last % STAGES), last // STAGES & 1)
         acc = warpgroup_mma(weight, values.index(last % STAGES), acc, is_async=True)
         acc = warpgroup_mma_wait(0, deps=[acc])
         mbarrier.arrive(value_free.index(last % STAGES), count=1)
         done += total_blocks
-        turns += total_blocks - 1
 
         scaled = acc / gl.convert_layout(gl.where(total == 0.0, 1.0, total), gl.SliceLayout(1, output))[:, None]
         query.store(scaled.to(Q.dtype.element_ty))  # read to the end: a way to a layout that is written in long runs
@@ -245,7 +230,7 @@ def _kernel(
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
     tma_batch, tma_head, tma_column,
     HEADS: gl.constexpr, GROUPS: gl.constexpr, DIM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
-    NEED_LSE: gl.constexpr, TURNS: gl.constexpr,
+    NEED_LSE: gl.constexpr,
 ):  # fmt: skip
     """softmax(Q K^T) V over the keys of the tiles' plans; arguments as in triton.py; work: pairs of tile and head."""
     shared: gl.constexpr = K_TMA.layout
@@ -256,14 +241,11 @@ def _kernel(
     key_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     value_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     value_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    turn = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
         mbarrier.init(key_ready.index(stage), count=1)
         mbarrier.init(key_free.index(stage), count=2)
         mbarrier.init(value_ready.index(stage), count=1)
         mbarrier.init(value_free.index(stage), count=2)
-    for part in gl.static_range(2):
-        mbarrier.init(turn.index(part), count=1)
     fence_async_shared()
 
     gl.warp_specialize(
@@ -271,14 +253,14 @@ def _kernel(
             (_attend, (
                 0, Q, OUT, LSE, QUERY_ROW, QUERY_POSITION, ROW_START, HEAVIEST, BLOCK_PTR, REST_PTR, REST_POSITION,
                 work, rows_count, q_batch, q_head, q_row, scale,
-                queries, keys, values, key_ready, key_free, value_ready, value_free, turn,
-                HEADS, DIM, BN, STAGES, NEED_LSE, TURNS,
+                queries, keys, values, key_ready, key_free, value_ready, value_free,
+                HEADS, DIM, BN, STAGES, NEED_LSE,
             )),
             (_attend, (
                 1, Q, OUT, LSE, QUERY_ROW, QUERY_POSITION, ROW_START, HEAVIEST, BLOCK_PTR, REST_PTR, REST_POSITION,
                 work, rows_count, q_batch, q_head, q_row, scale,
-                queries, keys, values, key_ready, key_free, value_ready, value_free, turn,
-                HEADS, DIM, BN, STAGES, NEED_LSE, TURNS,
+                queries, keys, values, key_ready, key_free, value_ready, value_free,
+                HEADS, DIM, BN, STAGES, NEED_LSE,
             )),
             (_load, (
                 K_TMA, V_TMA, K, V, HEAVIEST, BLOCK_PTR, BLOCK, REST_PTR, REST, work,
@@ -292,15 +274,7 @@ def _kernel(
 
 
 def sparse_prefill(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    runs: RunList,
-    scaling: float,
-    need_lse: bool = False,
-    stages: int = _STAGES,
-    turns: bool = False,
-    persistent: bool = False,
+    query: Tensor, key: Tensor, value: Tensor, runs: RunList, scaling: float, need_lse: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """See `purekv_cli.kernels.sparse_prefill.sparse_prefill`; half precision, head size 64 or 128, on one device."""
     batch, heads, rows, dim = query.shape
@@ -314,16 +288,14 @@ def sparse_prefill(
     shared = gl.NVMMASharedLayout.get_default_for(block, dtype)
     key_tma, value_tma = (TensorDescriptor.from_tensor(x, block, shared) for x in (laid.key_rows, laid.value_rows))
     work = steps.tiles * heads
-    programs = torch.cuda.get_device_properties(query.device).multi_processor_count
     if steps.tiles:
-        _kernel[(min(work, programs) if persistent else work, batch)](
+        _kernel[(work, batch)](
             query, laid.key, laid.value, key_tma, value_tma, out, out if lse is None else lse,
             steps.query_row, steps.query_position, steps.row_start, steps.heaviest,
             steps.block_ptr, steps.block, steps.rest_ptr, steps.rest, steps.rest_position,
             scaling * _LOG2_E, work, rows,
             *query.stride()[:3], *laid.key.stride()[:3], *laid.value.stride()[:3], *laid.where,
-            HEADS=heads, GROUPS=heads // key.shape[1], DIM=dim, BN=_KEYS, STAGES=stages, NEED_LSE=need_lse,
-            TURNS=turns,
+            HEADS=heads, GROUPS=heads // key.shape[1], DIM=dim, BN=_KEYS, STAGES=_STAGES, NEED_LSE=need_lse,
             num_warps=4, maxnreg=168,
         )  # fmt: skip
     return out.transpose(1, 2), lse

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from purekv_cli.method.runs import RunList
@@ -16,7 +17,7 @@ from purekv_cli.method.runs import RunList
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Index tensors of one run list for blocks of one size, all int32."""
+    """Index tensors of one run list for blocks of one size, all int32. `block` and `rest` may have more room."""
 
     query_row: Tensor  # [n], rows of query and output, tile after tile
     query_position: Tensor  # [n]
@@ -47,9 +48,9 @@ def plan(runs: RunList, block: int) -> Plan:
 def _make(runs: RunList, size: int) -> Plan:
     blocks = runs.run_past // size
     rest = runs.run_length - blocks * size
-    totals = torch.stack([blocks.sum(), rest.sum()]).tolist()
-    block = _spread(runs.run_start, blocks, size, totals[0])
-    packed = _spread(runs.run_start + blocks * size, rest, 1, totals[1])
+    most_blocks, most_rest = _most(runs, blocks, rest, size)
+    block = _spread(runs.run_start, blocks, size, most_blocks)
+    packed = _spread(runs.run_start + blocks * size, rest, 1, most_rest).clamp(max=runs.length - 1)
     block_ptr, rest_ptr = (_pointers(count, runs.run_ptr) for count in (blocks, rest))
     work = block_ptr.diff() + (rest_ptr.diff() + size - 1) // size
     tensors = (
@@ -66,11 +67,20 @@ def _make(runs: RunList, size: int) -> Plan:
     return Plan(*(tensor.to(torch.int32) for tensor in tensors))
 
 
-def _spread(start: Tensor, count: Tensor, step: int, total: int) -> Tensor:
-    """For every i: start[i], start[i] + step, ..., count[i] of them."""
+def _most(runs: RunList, blocks: Tensor, rest: Tensor, size: int) -> tuple[int, int]:
+    """How many blocks and packed keys there are, or on a GPU bounds on them, so that nothing waits for it."""
+    if runs.device.type == "cpu" or runs.most_past is None or runs.most_near is None:
+        total_blocks, total_rest = torch.stack([blocks.sum(), rest.sum()]).tolist()
+        return total_blocks, total_rest
+    return runs.most_past // size, runs.most_near + (size - 1) * len(rest)
+
+
+def _spread(start: Tensor, count: Tensor, step: int, most: int) -> Tensor:
+    """For every i: start[i], start[i] + step, ..., count[i] of them; then anything from 0 on, up to `most` in all."""
+    start, count = F.pad(start, (0, 1)), torch.cat([count, most - count.sum(0, keepdim=True)])
     before = count.cumsum(0) - count
-    each = (start - before * step).repeat_interleave(count, output_size=total)
-    return each + step * torch.arange(total, device=start.device)
+    each = (start - before * step).repeat_interleave(count, output_size=most)
+    return each + step * torch.arange(most, device=start.device)
 
 
 def _pointers(count: Tensor, run_ptr: Tensor) -> Tensor:

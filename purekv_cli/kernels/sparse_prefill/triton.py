@@ -18,8 +18,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from purekv_cli.kernels.sparse_prefill.config import Config, choose
 from purekv_cli.kernels.sparse_prefill.flat import flat
 from purekv_cli.kernels.sparse_prefill.plan import plan
-from purekv_cli.method.pattern import ROWS
-from purekv_cli.method.runs import RunList
+from purekv_cli.method.runs import TILE_ROWS, RunList
 
 _LOG2_E = 1.4426950408889634
 
@@ -145,7 +144,7 @@ def sparse_prefill(
         block = [config.keys, triton.next_power_of_2(dim)]
         key, value, where = laid.key, laid.value, laid.where
         key_tma, value_tma = (TensorDescriptor.from_tensor(x, block) for x in (laid.key_rows, laid.value_rows))
-    grid = (steps.tiles * heads * (ROWS // config.rows), batch)
+    grid = (steps.tiles * heads * (TILE_ROWS // config.rows), batch)
     if steps.tiles:
         _kernel[grid](
             query, key, value, key_tma, value_tma, out, out if lse is None else lse,
@@ -154,7 +153,7 @@ def sparse_prefill(
             scaling * _LOG2_E, rows,
             *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *where,
             HEADS=heads, GROUPS=heads // key.shape[1], DIM=dim, WIDE=max(16, triton.next_power_of_2(dim)),
-            ROWS=ROWS, BM=config.rows, BN=config.keys, TMA=config.tma, NEED_LSE=need_lse,
+            ROWS=TILE_ROWS, BM=config.rows, BN=config.keys, TMA=config.tma, NEED_LSE=need_lse,
             PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
             num_warps=config.warps, num_stages=config.stages,
         )  # fmt: skip
