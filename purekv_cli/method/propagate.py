@@ -3,7 +3,8 @@
 The paper prunes the cache; here the pruning reaches the hidden states. The layer below P has been scored: all text and
 the best video tokens so far go on, the others end there, so attention and MLPs above run on a share of the prompt. The
 set is at least as large as the cache's budget, so that the layers above still have a choice, and it holds the rows
-whose attention is read and the last token, whose hidden state is the prompt's result.
+whose attention is read and the last token, whose hidden state is the prompt's result. Low layers do not yet know all
+that higher ones will ask for: the tokens that changed most from the frame before count as much as those looked at.
 """
 
 import math
@@ -22,15 +23,30 @@ def flowing_count(propagate: Propagation, length: int, entries: int, needed: int
     return min(length, max(wanted, entries, needed))
 
 
-def flowing(score: Tensor, needed: Tensor, count: int) -> Tensor:
+def flowing(
+    score: Tensor, needed: Tensor, count: int, video: Tensor | None = None, change: Tensor | None = None
+) -> Tensor:
     """The tokens that flow on, int64 [count], ascending; nothing waits for the device.
 
     Args:
         score: float32 [1, H, N], running importance at the layer below; heads are pooled.
         needed: bool [1, N], at most `count` tokens that flow on whatever their score.
         count: of `flowing_count`.
+        video: int64 [V], positions of the video tokens, and
+        change: float32 [V], how much each changed from the frame before: the better of a token's two ranks counts.
     """
-    return keep_best(score.amax(1, keepdim=True), count, needed)[0, 0]
+    best = score.amax(1, keepdim=True)
+    if video is not None and change is not None:
+        rank = torch.maximum(_ranks(best[0, 0, video]), _ranks(change))
+        best = torch.zeros_like(best).index_copy(2, video, rank[None, None])
+    return keep_best(best, count, needed)[0, 0]
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """From 0, the smallest, float32 [V]; of equal values the earlier one ranks higher, as when entries are kept."""
+    order = values.flip(0).sort(stable=True).indices
+    ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    return ranks.flip(0).float()
 
 
 def causal_rows(rows: Tensor, length: int) -> RunList:

@@ -106,10 +106,13 @@ class _FastPrefill:
 
         self._layout = prompt.layout if uses_sparse(config, prompt) else None
         self._content: Tensor | None = None
+        self._video: Tensor | None = None  # positions of the tokens that `content` is about
         self._runs: RunList | None = None
         self._key_rows: Tensor | None = None
+        if prompt.layout is not None and len(prompt.layout.video) and (self._layout or config.propagate):
+            self._video = prompt.layout.video.to(device)
+            self._content = content_change(embeds[0, self._video], prompt.layout.grid)
         if self._layout is not None:
-            self._content = content_change(embeds[0, self._layout.video.to(device)], self._layout.grid)
             self._read(build(self._layout, config.sparse, self._content))
 
         self._narrow_at: int | None = None  # the layer above which only some tokens flow
@@ -199,7 +202,7 @@ class _FastPrefill:
             return token_major(out[:, :, -1:]), hidden[-1:]
         if score is None:
             raise Unsupported(f"propagation from layer {index + 1} with a policy that has no score at layer {index}")
-        rows = propagate.flowing(score, self._needed, self._flowing)
+        rows = propagate.flowing(score, self._needed, self._flowing, self._video, self._content)
         query, _, _ = self._project(layer, normed, "q", None, rows)
         sparse, above = self._config.sparse, None
         some = propagate.causal_rows(rows, self._flow.count)

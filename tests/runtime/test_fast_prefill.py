@@ -312,7 +312,6 @@ def test_a_share_of_the_budget_keeps_all_that_flows(model: PreTrainedModel) -> N
         _, cache = fast(model, prompts, method(budget=0.6, propagate=Propagation(2, 0.6)))
     assert torch.equal(cache.kept[2], cache.kept[3])
     assert not torch.equal(cache.kept[0], cache.kept[2])
-    assert torch.equal(cache.kept[1][:, :1], cache.kept[2][:, :1])  # the same running score chose both
 
 
 def test_a_share_of_one_changes_nothing(model: PreTrainedModel) -> None:

@@ -10,7 +10,7 @@ from tests.runtime.tiny import tiny_model
 
 def test_the_model_computes_the_same_after_fusing() -> None:
     model = tiny_model()
-    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    ids = torch.tensor([[5, 6, 7, 8, 9]], device=model.device)
     with torch.no_grad():
         before = model(input_ids=ids).logits
         weights = read_weights(model)
