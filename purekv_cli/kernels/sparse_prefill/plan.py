@@ -2,7 +2,7 @@
 
 Of every run the leading keys that precede the whole query tile are cut into blocks, read by their first key alone.
 The ends of the runs, the short runs and the diagonal are packed into one list of keys per tile, so that at most one
-block of a tile is not full: with frames of 391 tokens at 32K a fifth of the products would be padding otherwise.
+block of a tile is not full: with frames of 391 tokens at 32K this saves 7 % of all products.
 """
 
 from dataclasses import dataclass
