@@ -80,6 +80,11 @@ def _work(plan: Plan, model: ChosenModel, questions: Sequence[str], settings: Se
         run.ask(adapter, questions, generation, screen.show)
     finally:
         screen.close()
+    if settings.output.verbose:
+        from purekv_cli.runtime.vision import explain
+
+        known, why = explain(adapter.model)
+        terminal.note(f"vision {'from the weights' if known else 'through transformers'}: {why}")
     return run
 
 
