@@ -1,17 +1,38 @@
 """Every policy by name, ours and the baselines: what can stand behind --policy."""
 
 from purekv_cli.errors import unknown
-from purekv_cli.method.config import MethodConfig
+from purekv_cli.method.config import MethodConfig, Observe
+from purekv_cli.method.policies.adakv import AdaKV
 from purekv_cli.method.policies.base import Observation, Policy
 from purekv_cli.method.policies.dense import Dense
+from purekv_cli.method.policies.h2o import H2O
 from purekv_cli.method.policies.knorm import KNorm
 from purekv_cli.method.policies.purekv import PureKV
 from purekv_cli.method.policies.purekv_paper import PureKVPaper
+from purekv_cli.method.policies.pyramidkv import PyramidKV
 from purekv_cli.method.policies.random import Random
+from purekv_cli.method.policies.snapkv import SnapKV
+from purekv_cli.method.policies.streaming_llm import StreamingLLM
+from purekv_cli.method.policies.tova import TOVA
 
-__all__ = ["POLICIES", "Observation", "Policy", "make"]
+__all__ = ["POLICIES", "Observation", "Policy", "make", "observes"]
 
-POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (PureKV, PureKVPaper, Dense, Random, KNorm)}
+POLICIES: dict[str, type[Policy]] = {
+    policy.name: policy
+    for policy in (
+        PureKV,
+        PureKVPaper,
+        Dense,
+        Random,
+        StreamingLLM,
+        H2O,
+        SnapKV,
+        PyramidKV,
+        AdaKV,
+        TOVA,
+        KNorm,
+    )
+}
 
 
 def make(name: str, config: MethodConfig) -> Policy:
@@ -19,3 +40,8 @@ def make(name: str, config: MethodConfig) -> Policy:
     if name not in POLICIES:
         raise unknown("policy", name, POLICIES)
     return POLICIES[name](config)
+
+
+def observes(config: MethodConfig) -> Observe:
+    """Whose rows a prefill hands over: those that the policy's formula names (its `observes`), else the dial's."""
+    return getattr(POLICIES.get(config.policy), "observes", config.observe)

@@ -28,7 +28,11 @@ class Observation:
 
 
 class Policy(Protocol):
-    """One object a prefill: it may remember what lower layers showed."""
+    """One object a prefill: it may remember what lower layers showed.
+
+    A policy whose formula names the rows it reads, whatever the dial `observe` says, says so in a class variable
+    `observes` ("question", "video" or "all"): the engine hands over at least those (see `policies.observes`).
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]  # one line
