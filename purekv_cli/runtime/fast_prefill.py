@@ -21,6 +21,7 @@ from purekv_cli.kernels.sparse_prefill import sparse_prefill
 from purekv_cli.method import importance, propagate
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.pattern import RunList, build, content_change
+from purekv_cli.method.policies import observes
 from purekv_cli.runtime.cache import CompactCache
 from purekv_cli.runtime.fast_layer import Parts, mlp, project, token_major
 from purekv_cli.runtime.fast_scoring import Flow, Shown, make_scorer
@@ -99,7 +100,7 @@ class _FastPrefill:
             raise Unsupported("a padded prompt")
         per_token = 2 * layers * weights.kv_heads * weights.head_dim * embeds.element_size()
         self._entries = max(known.entries(config, per_token)[0], int(known.masks.protected.sum()))
-        observed = importance.observed_rows(known.masks, config.observe)[0].nonzero()[:, 0]
+        observed = importance.observed_rows(known.masks, observes(config))[0].nonzero()[:, 0]
         self._scorer = make_scorer(config, weights.scaling, observed, masks, layers)
         self._flow = Flow(masks)
         self._cos, self._sin = self._angles(embeds, positions)
@@ -119,7 +120,7 @@ class _FastPrefill:
         if config.propagate is not None and self._entries < self._length and 0 < config.propagate.layer < layers:
             needed = known.masks.protected.clone()
             needed[0, -1] = True
-            if config.observe != "all":
+            if observes(config) != "all":
                 needed[0, observed] = True
             count = int(needed.sum())
             self._needed = needed.to(device)

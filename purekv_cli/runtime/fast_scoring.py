@@ -15,7 +15,7 @@ from purekv_cli.kernels.attention_mass import row_mass
 from purekv_cli.method import importance
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.layout import PromptMasks
-from purekv_cli.method.policies import make
+from purekv_cli.method.policies import make, observes
 from purekv_cli.method.policies.base import Observation
 from purekv_cli.method.select import keep_best
 
@@ -133,7 +133,7 @@ class ByPolicy:
         """As for `Pooled`."""
         self._policy = make(config.policy, config)
         self._masks, self._scaling, self._layers = masks, scaling, layers
-        self._everything = config.observe == "all"
+        self._everything = observes(config) == "all"
         self._suffix = masks.video.shape[1] - int(observed[0])
 
     def rows(self, flow: Flow) -> int:

@@ -17,7 +17,7 @@ from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.importance import observed_rows
 from purekv_cli.method.layout import PromptMasks
 from purekv_cli.method.pattern import RunList
-from purekv_cli.method.policies import make
+from purekv_cli.method.policies import make, observes
 from purekv_cli.method.policies.base import Observation, Policy
 from purekv_cli.runtime.cache import CompactLayer
 from purekv_cli.runtime.metrics import KVMeter, StageClock
@@ -151,7 +151,7 @@ class Prefill:
     @property
     def _first_row(self) -> int:
         """The first prompt position whose attention a held policy looks at."""
-        rows = observed_rows(self._prompt.masks, self._config.observe).any(0).nonzero()
+        rows = observed_rows(self._prompt.masks, observes(self._config)).any(0).nonzero()
         return int(rows[0]) if len(rows) else self._prompt.length - 1
 
     def _observation(
