@@ -129,6 +129,18 @@ def test_every_family_and_policy(families: dict[str, PreTrainedModel], family: s
     assert all((entries.shape[-1] < prompts.length) == (policy != "dense") for entries in cache.kept)
 
 
+@pytest.mark.parametrize("sparse", [SPARSE, SparseConfig(enabled=False)], ids=["sparse", "dense"])
+@pytest.mark.parametrize("policy", ["streaming-llm", "h2o", "snapkv", "pyramidkv", "adakv", "tova"])
+def test_baselines_see_the_same_rows(
+    model: PreTrainedModel, policy: str, sparse: SparseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those before the question, and sets that differ in size from layer to layer and head to head."""
+    monkeypatch.setattr("purekv_cli.method.policies.snapkv.SnapKV.window", 7)
+    cache = compare(model, prompt_of(model), method(policy, sparse=sparse))
+    sizes = torch.stack([(entries >= 0).sum(-1).double().mean() for entries in cache.kept])
+    assert (sizes.max() > sizes.min()) == (policy == "pyramidkv")
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("family", VIDEO_FAMILIES)
 def test_sparse_attention(families: dict[str, PreTrainedModel], family: str, policy: str) -> None:

@@ -19,6 +19,7 @@ from purekv_cli.method.budget import Budget
 from purekv_cli.method.config import MethodConfig, SparseConfig
 from purekv_cli.method.pattern import build, content_change
 from purekv_cli.method.policies import POLICIES
+from purekv_cli.method.policies.snapkv import SnapKV
 from purekv_cli.runtime.attach import Attached, attach
 from tests.runtime.masked import NEVER, gone_from, masked_logits
 from tests.runtime.tiny import (
@@ -40,8 +41,9 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(autouse=True)
 def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more policy, for these tests alone."""
+    """One more policy, for these tests alone, and a window that is shorter than these prompts."""
     monkeypatch.setitem(POLICIES, Uneven.name, Uneven)
+    monkeypatch.setattr(SnapKV, "window", 7)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def test_the_comparison_sees_a_single_wrong_entry(model: PreTrainedModel) -> Non
     assert (torch.stack(out.logits, 1) - truth).abs().max() > 10 * TOLERANCE
 
 
-@pytest.mark.parametrize("policy", ["uneven", "purekv", "purekv-paper", "random", "dense"])
+@pytest.mark.parametrize("policy", ["uneven", "purekv", "purekv-paper", "random", "dense", "pyramidkv", "adakv"])
 def test_left_padded_batch(model: PreTrainedModel, policy: str) -> None:
     prompts = batch(clip(model, question=9, seed=1), clip(model, frames=4, question=3, seed=2), clip(model, seed=3))
     with attach(model, method(policy)) as attached:
@@ -134,7 +136,7 @@ def test_a_prompt_keeps_the_same_alone_and_beside_others(model: PreTrainedModel,
             assert (row[row >= 0] - pad).tolist() == mine[0, 0].tolist()
 
 
-@pytest.mark.parametrize("policy", ["uneven", "purekv", "purekv-paper", "random"])
+@pytest.mark.parametrize("policy", ["uneven", "purekv", "purekv-paper", "random", "h2o", "adakv"])
 @pytest.mark.parametrize("chunk", [7, 16, 1000])
 def test_chunked_prefill(model: PreTrainedModel, policy: str, chunk: int) -> None:
     prompts = clip(model)
@@ -168,6 +170,17 @@ def test_a_policy_that_waits_for_the_question_keeps_the_same_in_chunks(model: Pr
             generate(model, prompts)
             kept.append([places.tolist() for places in attached.kept])
     assert (kept[0] == kept[1]) is (observe != "video")  # the video's own rows judge chunk by chunk
+
+
+@pytest.mark.parametrize("policy", ["h2o", "snapkv", "pyramidkv", "adakv", "tova"])
+def test_rows_before_the_question_are_there_in_chunks(model: PreTrainedModel, policy: str) -> None:
+    prompts = batch(clip(model, question=2, seed=1), clip(model, frames=4, question=3, seed=2))
+    kept = []
+    for chunk in (None, 5):
+        with attach(model, method(policy, chunk=chunk)) as attached:
+            generate(model, prompts)
+            kept.append([places.tolist() for places in attached.kept])
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize("policy", ["uneven", "random"])
