@@ -1,6 +1,6 @@
 """Where the video lies in a prompt: the only thing the method needs to know of a model family."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +37,8 @@ class PromptMasks:
     video: Tensor  # bool [B, N]
     after: Tensor  # bool [B, N], text after the video
     valid: Tensor  # bool [B, N], False where a row is padded
+    frame: Tensor | None = None  # int64 [B, N], number of a video token's frame; None: the grids are not known
+    spot: Tensor | None = None  # int64 [B, N], its place within the frame
 
     @classmethod
     def of(cls, layouts: Sequence[VideoLayout], device: torch.device | str = "cpu") -> "PromptMasks":
@@ -44,12 +46,20 @@ class PromptMasks:
         length = max(layout.length for layout in layouts)
         video = torch.zeros(len(layouts), length, dtype=torch.bool)
         after, valid = torch.zeros_like(video), torch.zeros_like(video)
+        frame, spot = torch.zeros(2, len(layouts), length, dtype=torch.int64)
         for row, layout in enumerate(layouts):
             pad = length - layout.length
             valid[row, pad:] = True
             video[row, layout.video + pad] = True
             after[row, layout.after + pad :] = True
-        return cls(video.to(device), after.to(device), valid.to(device))
+            number, size = torch.arange(len(layout.video)), max(1, layout.grid[1] * layout.grid[2])
+            frame[row, layout.video + pad], spot[row, layout.video + pad] = number // size, number % size
+        return cls(*(each.to(device) for each in (video, after, valid, frame, spot)))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "PromptMasks":
+        """The same change to each of them: other rows, other columns, another device."""
+        frame, spot = (None if each is None else change(each) for each in (self.frame, self.spot))
+        return PromptMasks(change(self.video), change(self.after), change(self.valid), frame, spot)
 
     @property
     def protected(self) -> Tensor:

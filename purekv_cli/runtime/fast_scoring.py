@@ -5,7 +5,7 @@ device. Every other policy is asked through its own two functions and gets the l
 positions of the prompt, in the prompt's order; tokens that no longer flow are marked as padding.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -47,9 +47,8 @@ class Flow:
 
     def narrowed(self, rows: Tensor) -> "Flow":
         """Only tokens `rows` [m] of these."""
-        masks = (self.masks.video, self.masks.after, self.masks.valid)
         return Flow(
-            PromptMasks(*(m.index_select(1, rows) for m in masks)),
+            self.masks.map(lambda each: each.index_select(1, rows)),
             rows if self.positions is None else self.positions[rows],
         )
 
@@ -154,7 +153,7 @@ class ByPolicy:
         masks = self._masks
         if flow.positions is not None:
             flows = torch.zeros_like(masks.valid).index_fill_(1, flow.positions, True)
-            masks = PromptMasks(masks.video & flows, masks.after & flows, masks.valid & flows)
+            masks = replace(masks, video=masks.video & flows, after=masks.after & flows, valid=masks.valid & flows)
         seen = Observation(shown.index, self._layers, query, key, value, lse, self._scaling, masks)
         score = self._policy.score(seen)
         return score if score is None or flow.positions is None else score.index_select(-1, flow.positions)

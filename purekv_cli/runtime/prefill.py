@@ -164,7 +164,7 @@ class Prefill:
     def _masks_on(self, device: torch.device) -> PromptMasks:
         if device not in self._masks:
             home = next(iter(self._masks.values()))
-            self._masks[device] = PromptMasks(*(m.to(device) for m in (home.video, home.after, home.valid)))
+            self._masks[device] = home.map(lambda each: each.to(device))
         return self._masks[device]
 
     def _prune(self, layer: CompactLayer, score: Tensor) -> None:

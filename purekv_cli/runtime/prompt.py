@@ -45,6 +45,7 @@ class Prompt:
             t, h, w = grids[0]
             if len(places) == t * h * w:
                 layout = VideoLayout(ids.shape[1], places, (t, h, w))
+                return cls(PromptMasks.of([layout], ids.device), layout=layout)
         return cls(PromptMasks(video, (column > last) & valid, valid), layout=layout)
 
     @classmethod
@@ -61,8 +62,11 @@ class Prompt:
         return self.masks.video.shape[0]
 
     def to(self, device: torch.device) -> "Prompt":
-        masks = PromptMasks(*(m.to(device) for m in (self.masks.video, self.masks.after, self.masks.valid)))
-        return replace(self, masks=masks, delta=None if self.delta is None else self.delta.to(device))
+        return replace(
+            self,
+            masks=self.masks.map(lambda each: each.to(device)),
+            delta=None if self.delta is None else self.delta.to(device),
+        )
 
     def reorder(self, rows: Tensor) -> None:
         """Follow the cache to other rows (beams, repeats)."""
@@ -77,7 +81,7 @@ class Prompt:
 
     def _rows(self, rows: Tensor) -> PromptMasks:
         rows = rows.to(self.masks.video.device)
-        return PromptMasks(*(m.index_select(0, rows) for m in (self.masks.video, self.masks.after, self.masks.valid)))
+        return self.masks.map(lambda each: each.index_select(0, rows))
 
     def entries(self, config: MethodConfig, bytes_per_token: int) -> list[int]:
         """Entries to keep of every prompt, per layer and KV head.
@@ -97,4 +101,4 @@ class Prompt:
 
 def cut(masks: PromptMasks, start: int, stop: int) -> PromptMasks:
     """Columns [start, stop) of the masks."""
-    return PromptMasks(*(m[:, start:stop] for m in (masks.video, masks.after, masks.valid)))
+    return masks.map(lambda each: each[:, start:stop])
