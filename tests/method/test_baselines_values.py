@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from purekv_cli.errors import UsageError
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.layout import PromptMasks
 from purekv_cli.method.policies import Observation, make
@@ -26,7 +27,7 @@ def by_hand(key: list[list[float]], value: list[list[float]], masks: PromptMasks
 def test_knorm_is_minus_the_norm_of_every_key() -> None:
     seen = observation(padded())
     want = torch.tensor(
-        [[[-sum(x * x for x in k) ** 0.5 for k in head] for head in row] for row in seen.key.double().tolist()]
+        [[[-(sum(x * x for x in k) ** 0.5) for k in head] for head in row] for row in seen.key.double().tolist()]
     )
     torch.testing.assert_close(make("knorm", MethodConfig()).score(seen), want)
 
@@ -37,3 +38,65 @@ def test_knorm_worked_by_hand() -> None:
     policy = make("knorm", MethodConfig())
     assert policy.score(seen)[0, 0, 1:4].tolist() == [-5.0, -2.0, -1.0]
     assert policy.select(policy.score(seen), 4, masks).tolist() == [[[0, 2, 3, 4]]]
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a * b).sum() / (a.norm() * b.norm()))
+
+
+def best(places: list[int], values: dict[int, float], count: int) -> list[int]:
+    """The `count` places with the highest values, of equal ones the earlier."""
+    return sorted(places, key=lambda place: (-values[place], place))[:count]
+
+
+@pytest.mark.parametrize("entries", [20, 34, 45])
+def test_infinipot_keeps_what_loops_over_frames_find(entries: int) -> None:
+    masks = padded()
+    seen = observation(masks)
+    policy = make("infinipot-v", MethodConfig())
+    got = policy.select(policy.score(seen), entries, masks)
+    for row, layout in enumerate(PROMPTS):
+        frames, height, width = layout.grid
+        size, pad = height * width, LENGTH - layout.length
+        place = [[int(layout.video[t * size + p]) + pad for p in range(size)] for t in range(frames)]
+        video, recent = [at for frame in place for at in frame], place[-max(1, frames // 4) :]
+        text = [at for at in range(pad, LENGTH) if at not in video]
+        room = min(entries, layout.length) - len(text)
+        for head in range(KV_HEADS):
+            key, value = seen.key[row, head].double(), seen.value[row, head].double()
+            novelty = {
+                place[t][p]: -sum(cosine(key[place[t][p]], key[frame[p]]) for frame in recent) / len(recent)
+                for t in range(frames)
+                for p in range(size)
+            }
+            novelty |= {at: 10.0 + number for number, frame in enumerate(recent) for at in frame}
+            kept = best(video, novelty, (room + 1) // 2)
+            rest = [at for at in video if at not in kept]
+            kept += best(rest, {at: float(value[at].norm()) for at in rest}, room - len(kept))
+            stays = got[row, head]
+            assert stays[stays >= 0].tolist() == sorted(text + kept)
+
+
+def test_infinipot_worked_by_hand() -> None:
+    """Four frames of two patches: the first patch turns in frame 1, the second never; frame 2 has a large value."""
+    masks = PromptMasks.of([prompt((4, 1, 2), before=1, after=0)])
+    same, turned = [1.0, 0.0], [0.0, 3.0]
+    key = [same, same, same, turned, same, same, same, same, same]
+    value = [[1.0, 0.0]] * 5 + [[5.0, 0.0]] + [[1.0, 0.0]] * 3
+    policy = make("infinipot-v", MethodConfig())
+    score = policy.score(by_hand(key, value, masks))
+    assert policy.select(score, 3, masks).tolist() == [[[0, 5, 7]]]  # one place each: the latest frame, the value
+    assert policy.select(score, 7, masks).tolist() == [[[0, 1, 2, 3, 5, 7, 8]]]  # 7, 8, then 3; values 5, 1, 2
+
+
+def test_infinipot_judges_every_chunk_of_a_prompt_by_its_own_frames() -> None:
+    whole = PromptMasks.of([prompt((6, 1, 2), before=1, after=0)])
+    half = whole.map(lambda each: each[:, 7:])
+    policy = make("infinipot-v", MethodConfig())
+    assert policy.select(policy.score(observation(half)), 1, half)[0, :, 0].tolist() == [4, 4]
+
+
+def test_infinipot_says_when_it_cannot_tell_frames_apart() -> None:
+    masks = padded()
+    with pytest.raises(UsageError, match="which frame"):
+        make("infinipot-v", MethodConfig()).score(observation(PromptMasks(masks.video, masks.after, masks.valid)))

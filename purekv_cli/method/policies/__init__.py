@@ -6,6 +6,7 @@ from purekv_cli.method.policies.adakv import AdaKV
 from purekv_cli.method.policies.base import Observation, Policy
 from purekv_cli.method.policies.dense import Dense
 from purekv_cli.method.policies.h2o import H2O
+from purekv_cli.method.policies.infinipot_v import InfiniPotV
 from purekv_cli.method.policies.knorm import KNorm
 from purekv_cli.method.policies.purekv import PureKV
 from purekv_cli.method.policies.purekv_paper import PureKVPaper
@@ -31,6 +32,7 @@ POLICIES: dict[str, type[Policy]] = {
         AdaKV,
         TOVA,
         KNorm,
+        InfiniPotV,
     )
 }
 
