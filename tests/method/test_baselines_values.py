@@ -1,11 +1,13 @@
 """Baselines that judge by keys, values and frames: against plain loops in float64, and worked by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from purekv_cli.errors import UsageError
 from purekv_cli.method.config import MethodConfig
-from purekv_cli.method.layout import PromptMasks
+from purekv_cli.method.layout import PromptMasks, VideoLayout
 from purekv_cli.method.policies import Observation, make
 from tests.method.prompts import observation, prompt
 
@@ -100,3 +102,60 @@ def test_infinipot_says_when_it_cannot_tell_frames_apart() -> None:
     masks = padded()
     with pytest.raises(UsageError, match="which frame"):
         make("infinipot-v", MethodConfig()).score(observation(PromptMasks(masks.video, masks.after, masks.valid)))
+
+
+def attention_from(seen: Observation, row: int, query_head: int, at: int) -> torch.Tensor:
+    """softmax of one query over the keys it may see, float64 [N], zero elsewhere."""
+    head = query_head // (seen.query.shape[1] // KV_HEADS)
+    logits = seen.key[row, head].double() @ seen.query[row, query_head, at].double() * seen.scaling
+    allowed = seen.masks.valid[row] & (torch.arange(len(logits)) <= at)
+    return logits.masked_fill(~allowed, float("-inf")).softmax(-1)
+
+
+def asked(layout: VideoLayout, pad: int) -> range:
+    """The rows after the video."""
+    return range(layout.after + pad, layout.length + pad)
+
+
+def test_mixkv_is_what_loops_over_keys_find() -> None:
+    seen = observation(padded(), heads=6)
+    got = make("mixkv", MethodConfig()).score(seen)
+    for row, layout in enumerate(PROMPTS):
+        pad = LENGTH - layout.length
+        video, rows = layout.video + pad, asked(layout, pad)
+        for head in range(KV_HEADS):
+            key, value = seen.key[row, head, video].double(), seen.value[row, head, video].double()
+            votes = [attention_from(seen, row, 3 * head + h, at)[video] for h in range(3) for at in rows]
+            attention = sum(votes) / len(votes)
+            count = len(video)
+            pairs = [cosine(key[i], key[j]) for i in range(count) for j in range(count) if i != j]
+            redundancy = max(0.0, sum(pairs) / len(pairs))
+            terms = []
+            for term in ([1 - cosine(k, key.mean(0)) for k in key], [float(v.norm()) for v in value]):
+                low, high = min(term), max(term)
+                unit = [(x - low) / (high - low) for x in term]
+                factor = float(attention.mean()) / (sum(unit) / count)
+                terms.append(torch.tensor([x * factor for x in unit], dtype=torch.float64))
+            want = redundancy * terms[0] + (1 - redundancy) * (attention + terms[1])
+            torch.testing.assert_close(got[row, head, video].double(), want, atol=1e-6, rtol=1e-4)
+
+
+def test_mixkv_worked_by_hand() -> None:
+    """Keys (1,0), (1,0), (0,1): cosines 1, 0, 0, so h = 1/3; the mean key is (2,1)/3; q = 0 looks at all alike."""
+    masks = PromptMasks.of([prompt((1, 1, 3), before=0, after=1)])
+    seen = by_hand([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [[1.0], [3.0], [2.0], [9.0]], masks)
+    got = make("mixkv", MethodConfig()).score(seen)[0, 0, :3]
+    # a = 1/4; d = (0, 0, 1) with mean 1/3 becomes (0, 0, 3/4); n = (0, 1, 1/2) with mean 1/2 becomes (0, 1/2, 1/4)
+    torch.testing.assert_close(got, torch.tensor([2 / 3 * 0.25, 2 / 3 * 0.75, 1 / 3 * 0.75 + 2 / 3 * 0.5]))
+
+
+@pytest.mark.parametrize("name", ["mixkv"])
+def test_a_question_that_is_not_observed_does_not_matter(name: str) -> None:
+    masks = padded()
+    for observe, matters in (("question", True), ("video", False), ("all", True)):
+        policies = [make(name, MethodConfig(observe=observe)) for _ in range(2)]
+        seen = observation(masks, 0, 1)
+        other = replace(seen, query=torch.where(masks.after[:, None, :, None], seen.query.flip(-1), seen.query))
+        scores = [policy.score(each)[:, :, :52] for policy, each in zip(policies, (seen, other), strict=True)]
+        assert policies[0].uses_question is matters
+        assert torch.equal(*scores) is not matters

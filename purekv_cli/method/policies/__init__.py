@@ -8,6 +8,7 @@ from purekv_cli.method.policies.dense import Dense
 from purekv_cli.method.policies.h2o import H2O
 from purekv_cli.method.policies.infinipot_v import InfiniPotV
 from purekv_cli.method.policies.knorm import KNorm
+from purekv_cli.method.policies.mixkv import MixKV
 from purekv_cli.method.policies.purekv import PureKV
 from purekv_cli.method.policies.purekv_paper import PureKVPaper
 from purekv_cli.method.policies.pyramidkv import PyramidKV
@@ -33,6 +34,7 @@ POLICIES: dict[str, type[Policy]] = {
         TOVA,
         KNorm,
         InfiniPotV,
+        MixKV,
     )
 }
 
