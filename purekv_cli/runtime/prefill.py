@@ -140,13 +140,13 @@ class Prefill:
             if index == self._layers - 1:
                 raise RuntimeError(f"the policy {self._policy.name!r} gave no score up to the last layer")
             return
+        self._prune(layer, score)  # before any other is scored: a policy may remember whose score it gave last
         for below, waiter, scale in self._waiting:
             late = self._policy.score(self._observation(waiter, below, None, None, scale))
             if late is None:
                 raise RuntimeError(f"the policy {self._policy.name!r} gave no score for layer {below}")
             self._prune(waiter, late)
         self._waiting.clear()
-        self._prune(layer, score)
 
     @property
     def _first_row(self) -> int:

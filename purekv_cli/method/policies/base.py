@@ -56,6 +56,7 @@ class Policy(Protocol):
     def select(self, score: Tensor, entries: int | Tensor, masks: PromptMasks) -> Tensor:
         """Positions to keep, ascending, int64 [B, Hkv or 1, P]; rows with fewer are padded at the end with -1.
 
+        It is asked right after the layer's score, before any other layer's.
         `entries` is one number, or int64 [B] where the prompts of a batch differ in length.
         """
         ...
