@@ -149,7 +149,7 @@ def test_mixkv_worked_by_hand() -> None:
     torch.testing.assert_close(got, torch.tensor([2 / 3 * 0.25, 2 / 3 * 0.75, 1 / 3 * 0.75 + 2 / 3 * 0.5]))
 
 
-@pytest.mark.parametrize("name", ["mixkv"])
+@pytest.mark.parametrize("name", ["mixkv", "vl-cache"])
 def test_a_question_that_is_not_observed_does_not_matter(name: str) -> None:
     masks = padded()
     for observe, matters in (("question", True), ("video", False), ("all", True)):
@@ -159,3 +159,65 @@ def test_a_question_that_is_not_observed_does_not_matter(name: str) -> None:
         scores = [policy.score(each)[:, :, :52] for policy, each in zip(policies, (seen, other), strict=True)]
         assert policies[0].uses_question is matters
         assert torch.equal(*scores) is not matters
+
+
+def layers_of_unlike_focus(masks: PromptMasks, layers: int = 3) -> list[Observation]:
+    """Random layers of six query heads, the higher the more focused."""
+    shown = [observation(masks, index, layers, heads=6) for index in range(layers)]
+    return [replace(seen, query=seen.query * 1.5**seen.index) for seen in shown]
+
+
+def test_vl_cache_sums_attention_and_shares_the_budget_as_loops_find() -> None:
+    masks, entries = padded(), torch.tensor([38, 15])
+    shown = layers_of_unlike_focus(masks)
+    policy = make("vl-cache", MethodConfig())
+    assert [policy.score(seen) is None for seen in shown] == [True, True, False]
+    for row, layout in enumerate(PROMPTS):
+        pad = LENGTH - layout.length
+        rows, video = asked(layout, pad), len(layout.video)
+        density = []
+        for seen in shown:
+            votes = [(attention_from(seen, row, head, at), at) for head in range(6) for at in rows]
+            looked = sum(int((vote >= 0.01 * vote.max()).sum()) for vote, _ in votes)
+            density.append(looked / sum(at - pad + 1 for _, at in votes))
+            mass = torch.stack(
+                [sum(vote for vote, _ in votes[g * len(votes) // 2 :][: len(votes) // 2]) for g in (0, 1)]
+            )
+            got = policy.score(replace(seen, query=None))[row]
+            torch.testing.assert_close(got.double(), mass, atol=1e-5, rtol=1e-5)
+        assert max(density) > 1.1 * min(density)
+        text = layout.length - video
+        alpha = (int(entries[row]) - text) / video
+        beta = [min(1.0, max(0.01, part / sum(density) * alpha * 3)) for part in density]
+        own = [int(policy.entries_of(index, entries, masks)[row]) for index in range(3)]
+        assert sum(own) == 3 * int(entries[row])
+        assert all(abs(count - text - share * video) < 1 for count, share in zip(own, beta, strict=True))
+
+
+def test_vl_cache_keeps_its_mean_where_a_layer_meets_a_bound() -> None:
+    """Shares 3 : 1 : 1 of a mean of 0.8: the first keeps all, the others what is left, 0.7 each."""
+    masks = PromptMasks.of([prompt((10, 2, 5), before=0, after=0)])
+    policy = make("vl-cache", MethodConfig())
+    policy._density = [torch.tensor([part]).double() for part in (0.6, 0.2, 0.2)]
+    assert [int(policy.entries_of(index, 80, masks)) for index in range(3)] == [100, 70, 70]
+    policy._density = [torch.tensor([part]).double() for part in (0.999, 0.0005, 0.0005)]
+    assert [int(policy.entries_of(index, 34, masks)) for index in range(3)] == [100, 1, 1]
+
+
+def test_vl_cache_worked_by_hand() -> None:
+    """One row, q = 1: attention 1, 2, 5, 300 and 4 of 312; of five entries three reach a hundredth of 300."""
+    masks = PromptMasks.of([prompt((1, 1, 4), before=0, after=1)])
+    key = torch.tensor([1.0, 2.0, 5.0, 300.0, 4.0]).log()[:, None].tolist()
+    policy = make("vl-cache", MethodConfig())
+    score = policy.score(by_hand(key, [[1.0]] * 5, masks, query=1.0))
+    torch.testing.assert_close(score[0, 0], torch.tensor([1.0, 2.0, 5.0, 300.0, 4.0]) / 312)
+    torch.testing.assert_close(policy._density[0], torch.tensor([0.6]).double())
+    assert policy.select(score, 3, masks).tolist() == [[[2, 3, 4]]]
+
+
+def test_vl_cache_keeps_a_tenth_for_the_latest() -> None:
+    masks = PromptMasks.of([prompt((10, 2, 5), before=0, after=0)])
+    policy = make("vl-cache", MethodConfig())
+    seen = observation(masks, 0, 1)
+    kept = policy.select(policy.score(seen), 40, masks)
+    assert kept[0, :, -4:].tolist() == [[96, 97, 98, 99]] * KV_HEADS

@@ -26,10 +26,22 @@ def attention_of(seen):
 
 def kept(policy, masks, entries, layers=LAYERS, **kwargs):
     """The sets of all layers, asked as the engine asks."""
-    sets = []
-    for index in range(layers):
-        score = policy.score(observation(masks, index, layers, **kwargs))
-        sets.append(None if score is None else policy.select(score, entries, masks))
+    return chosen(policy, [observation(masks, index, layers, **kwargs) for index in range(layers)], entries)
+
+
+def chosen(policy, layers, entries):
+    """The sets of the layers shown; those without a score are asked again once a later one has it."""
+    sets, waiting = [None] * len(layers), []
+    for index, seen in enumerate(layers):
+        score = policy.score(seen)
+        if score is None:
+            waiting.append(index)
+            continue
+        sets[index] = policy.select(score, entries, seen.masks)
+        for below in waiting:
+            late = policy.score(replace(layers[below], query=None))
+            sets[below] = policy.select(late, entries, seen.masks)
+        waiting.clear()
     return sets
 
 
@@ -51,7 +63,8 @@ def test_an_unknown_policy_gets_a_suggestion():
 @every_policy
 def test_sets_hold_all_text_and_exactly_the_budget(name):
     masks = PromptMasks.of([prompt((3, 2, 3), before=3, after=4), prompt((2, 2, 3), before=2, after=3)])
-    for positions in kept(make(name, MethodConfig()), masks, 12):
+    sets = kept(make(name, MethodConfig()), masks, 12)
+    for positions in sets:
         assert positions.shape[0] == 2
         assert positions.shape[1] in (1, 2)
         for row, heads in enumerate(positions):
@@ -59,7 +72,10 @@ def test_sets_hold_all_text_and_exactly_the_budget(name):
                 stays = one[one >= 0]
                 assert (stays.diff() > 0).all()
                 assert set(masks.protected[row].nonzero()[:, 0].tolist()) <= set(stays.tolist())
-                assert len(stays) == (int(masks.valid[row].sum()) if name == "dense" else 12)
+                if name != "vl-cache":  # whose layers keep 12 on average
+                    assert len(stays) == (int(masks.valid[row].sum()) if name == "dense" else 12)
+    if name == "vl-cache":
+        assert (sum((positions >= 0).sum(-1) for positions in sets) == 12 * LAYERS).all()
 
 
 @every_policy
@@ -69,27 +85,27 @@ def test_a_prompt_keeps_the_same_alone_and_beside_a_longer_one(name, observe):
     config = MethodConfig(observe=observe)
     pad = long.length - short.length
     alone_masks, both_masks = PromptMasks.of([short]), PromptMasks.of([long, short])
-    alone, both = make(name, config), make(name, config)
-    for index in range(LAYERS):
-        beside = observation(both_masks, index, LAYERS)
-        own = replace(
+    both = [observation(both_masks, index, LAYERS) for index in range(LAYERS)]
+    alone = [
+        replace(
             beside,
             query=beside.query[1:, :, pad:],
             key=beside.key[1:, :, pad:],
             value=beside.value[1:, :, pad:],
             masks=alone_masks,
         )
-        want = alone.select(alone.score(own), 9, alone_masks)[0]
-        got = both.select(both.score(beside), 9, both_masks)[1]
-        assert torch.equal(got[got >= 0] - pad, want[want >= 0])
+        for beside in both
+    ]
+    for want, got in zip(chosen(make(name, config), alone, 9), chosen(make(name, config), both, 9), strict=True):
+        assert torch.equal(got[1][got[1] >= 0] - pad, want[0][want[0] >= 0])
 
 
 @every_policy
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_video_without_a_question_can_be_pruned(name, after):
     masks = PromptMasks.of([prompt((30, 1, 2), before=2, after=after)])
-    for positions in kept(make(name, MethodConfig()), masks, 10):
-        assert positions.shape[-1] == (62 + after if name == "dense" else 10)
+    sizes = [positions.shape[-1] for positions in kept(make(name, MethodConfig()), masks, 10)]
+    assert sum(sizes) == LAYERS * (62 + after if name == "dense" else 10)
 
 
 @pytest.mark.parametrize("name", ["purekv", "purekv-paper"])

@@ -130,7 +130,10 @@ def test_every_family_and_policy(families: dict[str, PreTrainedModel], family: s
 
 
 @pytest.mark.parametrize("sparse", [SPARSE, SparseConfig(enabled=False)], ids=["sparse", "dense"])
-@pytest.mark.parametrize("policy", ["streaming-llm", "h2o", "snapkv", "pyramidkv", "adakv", "tova"])
+@pytest.mark.parametrize(
+    "policy",
+    ["streaming-llm", "h2o", "snapkv", "pyramidkv", "adakv", "tova", "knorm", "infinipot-v", "vl-cache"],
+)
 def test_baselines_see_the_same_rows(
     model: PreTrainedModel, policy: str, sparse: SparseConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,7 +136,7 @@ def test_a_prompt_keeps_the_same_alone_and_beside_others(model: PreTrainedModel,
             assert (row[row >= 0] - pad).tolist() == mine[0, 0].tolist()
 
 
-@pytest.mark.parametrize("policy", ["uneven", "purekv", "purekv-paper", "random", "h2o", "adakv"])
+@pytest.mark.parametrize("policy", ["uneven", "purekv", "purekv-paper", "random", "h2o", "adakv", "vl-cache"])
 @pytest.mark.parametrize("chunk", [7, 16, 1000])
 def test_chunked_prefill(model: PreTrainedModel, policy: str, chunk: int) -> None:
     prompts = clip(model)

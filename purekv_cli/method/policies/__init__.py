@@ -16,6 +16,7 @@ from purekv_cli.method.policies.random import Random
 from purekv_cli.method.policies.snapkv import SnapKV
 from purekv_cli.method.policies.streaming_llm import StreamingLLM
 from purekv_cli.method.policies.tova import TOVA
+from purekv_cli.method.policies.vl_cache import VLCache
 
 __all__ = ["POLICIES", "Observation", "Policy", "make", "observes"]
 
@@ -35,6 +36,7 @@ POLICIES: dict[str, type[Policy]] = {
         KNorm,
         InfiniPotV,
         MixKV,
+        VLCache,
     )
 }
 
