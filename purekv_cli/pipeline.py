@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from purekv_cli.errors import UsageError
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.presets import Preset, choose, clip_settings, method_config
@@ -89,6 +90,11 @@ def make_plan(
     """
     preset = choose(settings.method.preset, model_names)
     method = method_config(preset, settings.method, settings.model.seed)
+    if method.propagate is not None and method.propagate.layer >= geometry.layers:
+        raise UsageError(
+            f"tokens cannot flow from layer {method.propagate.layer} on: the model has {geometry.layers} layers",
+            f"Give --propagate a layer from 1 to {geometry.layers - 1}.",
+        )
     clip = clip_settings(preset, settings.clip)
     size = geometry.frame_size(info.height, info.width, clip.max_pixels)
     per_frame = math.prod(size) / geometry.cell**2 / geometry.temporal_patch

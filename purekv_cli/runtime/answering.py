@@ -17,7 +17,7 @@ from purekv_cli.runtime.detokenize import Detokenizer
 from purekv_cli.runtime.embed import embed_prompt, embed_tokens
 from purekv_cli.runtime.events import Answer, Event, Progress, RunStats, Text
 from purekv_cli.runtime.fast import fast_path
-from purekv_cli.runtime.fast_prefill import fast_prefill, uses_sparse
+from purekv_cli.runtime.fast_prefill import fast_prefill
 from purekv_cli.runtime.metrics import StageClock
 from purekv_cli.runtime.prompt import Prompt
 from purekv_cli.runtime.sampling import Generation, Sampler
@@ -224,7 +224,7 @@ class _Run:
             except Unsupported as reason:
                 why = f"transformers: {reason}"
             else:
-                session.sparse, session.propagated = uses_sparse(config, prompt), config.propagate is not None
+                session.sparse, session.propagated = session.cache.sparse, session.cache.propagated
                 self._path = (why, "")
                 return hidden
         self._path = (why, "")

@@ -205,6 +205,7 @@ class CompactCache(Cache):
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[CompactLayer() for _ in range(layers)])
         self.prompt: Prompt | None = None
+        self.sparse = self.propagated = False  # how a fast prefill read the prompt: what ran, not what was asked for
 
     def kv_bytes(self) -> int:
         """Bytes of all K and V tensors."""

@@ -109,6 +109,7 @@ class _FastPrefill:
         self._content: Tensor | None = None
         self._video: Tensor | None = None  # positions of the tokens that `content` is about
         self._runs: RunList | None = None
+        self._sparse = False  # whether a whole layer has read by a list
         self._key_rows: Tensor | None = None
         if prompt.layout is not None and len(prompt.layout.video) and (self._layout or config.propagate):
             self._video = prompt.layout.video.to(device)
@@ -165,6 +166,7 @@ class _FastPrefill:
                 tell(index + 1, len(layers))
         for index, (key, value, positions) in self._kept.items():
             cache.layers[index].adopt(key, value, positions, self._length)
+        cache.sparse, cache.propagated = self._sparse, self._narrow_at is not None
         return normed[-1:][None]
 
     def _attend(self, index: int, layer: LayerWeights, normed: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,6 +178,7 @@ class _FastPrefill:
         query, key, value = self._project(layer, normed, "qkv", self._key_rows if runs is not None else None)
         scaling, lse = self._weights.scaling, None
         if runs is not None:
+            self._sparse = True
             out, _ = sparse_prefill(query, key, value, runs, scaling)
         else:
             out, lse = attention(query, key, value, scaling, causal=True, need_lse=self._needs_lse(index))

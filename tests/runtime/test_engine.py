@@ -11,7 +11,7 @@ import torch
 from purekv_cli.errors import OutOfResources, UsageError
 from purekv_cli.kernels import allow
 from purekv_cli.method.budget import Budget
-from purekv_cli.method.config import MethodConfig, SparseConfig
+from purekv_cli.method.config import MethodConfig, Propagation, SparseConfig
 from purekv_cli.models.base import Inputs
 from purekv_cli.runtime.detokenize import Detokenizer
 from purekv_cli.runtime.embed import video_features
@@ -220,6 +220,16 @@ def test_sparse_prefill_is_reported(adapter: TinyAdapter) -> None:
     assert last(engine(adapter, sparse=sparse).answer(inputs, "", FEW)).stats.sparse
     assert not last(engine(adapter, sparse=replace(sparse, min_tokens=1000)).answer(inputs, "", FEW)).stats.sparse
     assert not last(engine(adapter, sparse=replace(sparse, enabled=False)).answer(inputs, "", FEW)).stats.sparse
+
+
+def test_what_was_asked_for_but_not_done_is_not_reported(adapter: TinyAdapter) -> None:
+    inputs, flows = adapter.inputs("what happens?"), Propagation(2, 0.6)
+    sparse = SparseConfig(min_tokens=1)
+    assert last(engine(adapter, propagate=flows).answer(inputs, "", FEW)).stats.propagated
+    assert not last(engine(adapter, "dense", propagate=flows).answer(inputs, "", FEW)).stats.propagated
+    assert not last(engine(adapter, propagate=Propagation(2, 1.0)).answer(inputs, "", FEW)).stats.propagated
+    assert last(engine(adapter, sparse=sparse).answer(inputs, "", FEW)).stats.sparse
+    assert not last(engine(adapter, "h2o", sparse=sparse).answer(inputs, "", FEW)).stats.sparse  # every layer's LSE
 
 
 def test_one_token_has_no_rate(adapter: TinyAdapter) -> None:
