@@ -1,8 +1,9 @@
-"""What is compared: a policy at a budget, and when it prunes.
+"""What is compared: a policy at a budget, and the moment at which it prunes.
 
-`known`: the whole prompt, question included, is read before the cache is pruned; the first answer token still comes
-from the full cache, which flatters every policy. `unknown`: the video is read and pruned first and the question comes
-later, as when a cache is kept for questions to come; this is the harder and more telling way.
+`unknown`: the video is read and pruned before the question is known, as when a cache is kept for questions to come.
+`known`: the policy sees the whole prompt, the video's cache is pruned, and the question is fed again over what stayed,
+so even the first answer token comes from the pruned cache. `prompt`: after the whole prompt, as `purekv ask` does; the
+first answer token still comes from the full cache, which flatters every policy.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from purekv_cli.method.budget import Budget
-from purekv_cli.method.config import MethodConfig, SparseConfig
+from purekv_cli.method.config import MethodConfig, Propagation, SparseConfig
 from purekv_cli.method.policies import make
 
-When = Literal["known", "unknown"]
+When = Literal["unknown", "known", "prompt"]
+WHENS: tuple[When, ...] = ("unknown", "known", "prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,28 +25,49 @@ class Arm:
     policy: str
     budget: str  # as on the command line
     when: When
+    propagate: str | None = None  # as on the command line, such as "4:0.35"; None: every token flows through all layers
+    sparse: bool = False  # the prompt is read with ST-SpAttn, however short; False: densely
+    probe: str | None = (
+        None  # with `unknown`: asked after the video while it is pruned, then forgotten ("" asks nothing
+    )
+    # but feeds the template's tokens); None: nothing follows the video
 
     @property
     def config(self) -> MethodConfig:
-        """Dense attention throughout, so that only what stays in the cache differs."""
+        """The method's dials; dense attention unless the arm says otherwise, so that only what stays differs.
+
+        Raises:
+            UsageError: a budget or a propagation that cannot be read.
+        """
         return MethodConfig(
             policy=self.policy,
             budget=Budget.parse(self.budget),
-            observe="question" if self.when == "known" else "video",
-            sparse=SparseConfig(enabled=False),
+            observe="video" if self.when == "unknown" and self.probe is None else "question",
+            sparse=SparseConfig(enabled=self.sparse, min_tokens=0),
+            propagate=None if self.propagate is None else Propagation.parse(self.propagate),
         )
 
 
-def arms(policies: Sequence[str], budgets: Sequence[str]) -> Iterator[Arm]:
-    """Dense once, every other policy at every budget and in both ways, as far as it can do without the question.
+def arms(
+    policies: Sequence[str],
+    budgets: Sequence[str],
+    whens: Sequence[When] = WHENS,
+    *,
+    propagate: str | None = None,
+    sparse: bool = False,
+) -> Iterator[Arm]:
+    """Dense once, then every other policy at every budget and moment.
+
+    A policy that looks at the question is given the video alone where the question is unknown: its last rows speak.
 
     Raises:
-        UsageError: no such policy, or a budget that cannot be read.
+        UsageError: no such policy, or a budget or propagation that cannot be read.
     """
     yield Arm("dense", "1", "unknown")
-    for when in ("unknown", "known"):
+    for when in whens:
         for budget in budgets:
             for policy in policies:
-                arm = Arm(policy, budget, when)
-                if policy != "dense" and (when == "known" or not make(policy, arm.config).uses_question):
+                arm = Arm(policy, budget, when, propagate, sparse)
+                make(policy, arm.config)
+                if policy != "dense":
                     yield arm

@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, help="one JSON line an answer")
     given = parser.parse_args()
-    compared = list(arms(given.policy.split(","), given.budget.split(",")))
+    compared = list(arms(given.policy.split(","), given.budget.split(","), ("unknown", "prompt")))
     suites = given.suite or ["medium"]
     tasks = [
         (seed, suite, given.unseen_wordings, compared, given.questions)
