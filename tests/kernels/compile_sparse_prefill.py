@@ -1,10 +1,13 @@
-"""Compile the sparse kernels for GPUs that are not here; prints one JSON line per target: shared memory and registers.
+"""Compile the sparse kernels for GPUs that are not here; prints one JSON line per target: bytes of shared memory.
 
-python -m tests.kernels.compile_sparse_prefill
+python -m tests.kernels.compile_sparse_prefill 80:bf16:128 90:bf16:128:early 90:bf16:128:late
+
+The last two are the Hopper kernel's variants, the others the Triton kernel.
 """
 
 import json
 import sys
+from typing import Any
 
 import torch
 import triton
@@ -28,22 +31,50 @@ def shared_memory(chip: int, dtype: str, dim: int) -> int:
     kinds = {"scale": "fp32", "LSE": "*fp32"} | dict.fromkeys(("Q", "K", "V", "K_TMA", "V_TMA", "OUT"), f"*{dtype}")
     if config.tma:
         kinds |= dict.fromkeys(("K_TMA", "V_TMA"), f"tensordesc<{dtype}[{config.keys}, {wide}]>")
-    names = sparse._kernel.arg_names
+    options = {"num_warps": config.warps, "num_stages": config.stages}
+    return _compiled(ASTSource, sparse._kernel, constants, kinds, chip, options)
+
+
+def hopper_shared_memory(dtype: str, dim: int, early: bool) -> int:
+    """The same of the Hopper kernel."""
+    from triton.experimental.gluon import language as gl
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    from purekv_cli.kernels.sparse_prefill import hopper
+
+    layout = gl.NVMMASharedLayout.get_default_for([hopper.KEYS, dim], {"bf16": gl.bfloat16, "fp16": gl.float16}[dtype])
+    constants = {
+        "HEADS": 28, "GROUPS": 7, "DIM": dim, "BN": hopper.KEYS, "STAGES": hopper.STAGES, "NEED_LSE": True,
+        "EARLY": early, "EARLY_REST": early,
+    }  # fmt: skip
+    kinds = {"scale": "fp32", "LSE": "*fp32"} | dict.fromkeys(("Q", "K", "V", "OUT"), f"*{dtype}")
+    kinds |= dict.fromkeys(("K_TMA", "V_TMA"), f"tensordesc<{dtype}[{hopper.KEYS}, {dim}],{layout!r}>")
+    options = {"num_warps": 4, "maxnreg": 168}
+    return _compiled(GluonASTSource, hopper._kernel, constants, kinds, 90, options)
+
+
+def _compiled(
+    source: type[ASTSource], kernel: Any, constants: dict[str, Any], kinds: dict[str, str], chip: int, options: dict
+) -> int:
+    names = kernel.arg_names
     signature = {
         name: "constexpr" if name in constants else kinds.get(name, "*i32" if name.isupper() else "i32")
         for name in names
     }
-    source = ASTSource(
-        sparse._kernel,
+    made = source(
+        kernel,
         signature,
         {(names.index(name),): value for name, value in constants.items()},
         {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name][0] in "*i"},
     )
-    options = {"num_warps": config.warps, "num_stages": config.stages}
-    return int(triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options).metadata.shared)
+    return int(triton.compile(made, target=GPUTarget("cuda", chip, 32), options=options).metadata.shared)
 
 
 if __name__ == "__main__":
     for target in sys.argv[1:]:
-        chip, dtype, dim = target.split(":")
-        print(json.dumps({"target": target, "shared": shared_memory(int(chip), dtype, int(dim))}), flush=True)
+        chip, dtype, dim, *variant = target.split(":")
+        if variant:
+            shared = hopper_shared_memory(dtype, int(dim), variant == ["early"])
+        else:
+            shared = shared_memory(int(chip), dtype, int(dim))
+        print(json.dumps({"target": target, "shared": shared}), flush=True)

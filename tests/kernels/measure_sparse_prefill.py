@@ -1,13 +1,17 @@
 """Sparse prefill on a GPU against cuDNN's dense causal attention: milliseconds, and the share of its rate.
 
-    python -m tests.kernels.measure_sparse_prefill
+    python -m tests.kernels.measure_sparse_prefill [--tokens 32768 131072] [--variants]
 
 28 query heads, 4 KV heads, head size 128, bf16. Efficiency is dense ms * density / ms: 1 if every pair that is read
-costs what a pair costs the dense kernel.
+costs what a pair costs the dense kernel. --variants: every variant of the Hopper kernel instead, the exponentials of
+whole blocks and of packed keys early or late, one or more pieces of work a program.
 """
 
+from argparse import ArgumentParser
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
+from itertools import product
 from statistics import median
 
 import torch
@@ -15,6 +19,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from purekv_cli.kernels.sparse_prefill import explain
+from purekv_cli.kernels.sparse_prefill.config import Hopper
 from purekv_cli.method.config import SparseConfig
 from purekv_cli.method.layout import VideoLayout
 from purekv_cli.method.pattern import build
@@ -38,21 +43,45 @@ def milliseconds(run: Callable[[], object], times: int) -> float:
     return median(start.elapsed_time(stop) for start, stop in spans)
 
 
-def measure(tokens: int, height: int, width: int, names: list[str]) -> None:
+def kernels() -> dict[str, Callable]:
+    """What runs here, by name."""
+    names = [name for name, usable, _ in explain("cuda", torch.bfloat16) if usable and name != "reference"]
+    return {name: import_module(f"purekv_cli.kernels.sparse_prefill.{name}").sparse_prefill for name in names}
+
+
+def variants() -> dict[str, Callable]:
+    """The Hopper kernel's, whichever would be chosen."""
+    from purekv_cli.kernels.sparse_prefill.hopper import sparse_prefill
+
+    said = {True: "early", False: "late"}
+    return {
+        f"blocks {said[early]}, rest {said[rest]}, {pieces} a program": partial(
+            sparse_prefill, config=Hopper(early, rest, pieces)
+        )
+        for pieces, early, rest in product((1, 2, 4), (True, False), (True, False))
+    }
+
+
+def measure(tokens: int, height: int, width: int, runnable: dict[str, Callable]) -> None:
     """One line per kernel for frames of height x width tokens."""
     frames = round((tokens - BEFORE - AFTER) / (height * width))
     video = frames * height * width
     layout = VideoLayout(BEFORE + video + AFTER, torch.arange(BEFORE, BEFORE + video), (frames, height, width))
     content = torch.rand(video, generator=torch.Generator().manual_seed(1)).cuda()
-    query, key, value = (torch.randn(1, heads, layout.length, 128).to("cuda", torch.bfloat16) for heads in (28, 4, 4))
-    times = 10 if tokens < 100_000 else 5
+    query, key, value = (
+        torch.randn(1, heads, layout.length, 128, dtype=torch.bfloat16, device="cuda") for heads in (28, 4, 4)
+    )
+    times = 20 if tokens < 100_000 else 7
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
         dense = milliseconds(
             lambda: F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True), times
         )
     runs = build(layout, SparseConfig(), content)
-    for name in names:
-        kernel = import_module(f"purekv_cli.kernels.sparse_prefill.{name}").sparse_prefill
+    first = None
+    for name, kernel in runnable.items():
+        out = kernel(query, key, value, runs, 128**-0.5, False)[0]
+        first = out if first is None else first
+        torch.testing.assert_close(out, first, atol=2e-2, rtol=2e-2)
         sparse = milliseconds(lambda run=kernel: run(query, key, value, runs, 128**-0.5, False), times)
         share = dense * runs.density / sparse
         print(
@@ -63,7 +92,11 @@ def measure(tokens: int, height: int, width: int, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    kernels = [name for name, usable, _ in explain("cuda", torch.bfloat16) if usable and name != "reference"]
-    for tokens in (8_192, 16_384, 32_768, 131_072):
+    parser = ArgumentParser()
+    parser.add_argument("--tokens", type=int, nargs="+", default=[8_192, 16_384, 32_768, 131_072])
+    parser.add_argument("--variants", action="store_true")
+    asked = parser.parse_args()
+    runnable = variants() if asked.variants else kernels()
+    for tokens in asked.tokens:
         for height, width in ((17, 23), (16, 32)):
-            measure(tokens, height, width, kernels)
+            measure(tokens, height, width, runnable)

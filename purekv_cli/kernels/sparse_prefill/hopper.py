@@ -2,8 +2,8 @@
 
 Four warps load blocks of keys and values, two groups of four multiply, 64 rows of the query tile each, as in
 FlashAttention-3 (Shah et al. 2024): the product of the next scores is issued before the softmax of the present ones, so
-that the tensor cores work while the exponentials are computed, and no group waits for the other. A program could take
-several pieces of work in turn, a tile and a head each; one each proved as fast.
+that the tensor cores work while the exponentials are computed, and no group waits for the other. A program takes one
+or more pieces of work in turn, a tile and a head each.
 """
 
 # mypy: allow-untyped-defs
@@ -21,11 +21,12 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from purekv_cli.kernels.sparse_prefill.config import Hopper, for_hopper
 from purekv_cli.kernels.sparse_prefill.flat import flat
 from purekv_cli.kernels.sparse_prefill.plan import plan
 from purekv_cli.method.runs import RunList
 
-_KEYS, _STAGES = 128, 2  # keys of a block, and blocks in flight
+KEYS, STAGES = 128, 2  # keys of a block, and blocks in flight
 _LOG2_E = 1.4426950408889634
 
 
@@ -110,9 +111,13 @@ def _load(
 def _step(
     acc, total, top, weight, query, keys, values, key_ready, key_free, value_ready, value_free, index, scale,
     position, key_position, MASKED: gl.constexpr, weights: gl.constexpr, output: gl.constexpr, zeros,
-    STAGES: gl.constexpr,
+    STAGES: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
-    """Scores of block `index` beside the product of the weights and values of the one before, then its weights."""
+    """Scores of block `index` beside the product of the weights and values of the one before, then its weights.
+
+    EARLY: their exponentials are computed before the wait for that product. Short lists are faster without, long ones
+    with it.
+    """
     stage = index % STAGES
     before = (index - 1) % STAGES
     mbarrier.wait(key_ready.index(stage), index // STAGES & 1)
@@ -129,8 +134,12 @@ def _step(
         base = gl.where(new_top == float("-inf"), 0.0, new_top)  # a row that has seen nothing yet
     exps = gl.exp2(score * scale - base[:, None])
     shrink = gl.exp2(top - base)
-    total = _settled(total * shrink + gl.sum(exps, 1))
-    acc, exps = warpgroup_mma_wait(0, deps=[acc, exps])
+    total = total * shrink + gl.sum(exps, 1)
+    if EARLY:
+        total = _settled(total)
+        acc, exps = warpgroup_mma_wait(0, deps=[acc, exps])
+    else:
+        acc = warpgroup_mma_wait(0, deps=[acc])
     mbarrier.arrive(value_free.index(before), count=1)
     acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, output))[:, None]
     return acc, total, new_top, gl.convert_layout(exps.to(query.dtype), weights)
@@ -142,6 +151,7 @@ def _attend(
     work, rows_count, q_batch, q_head, q_row, scale,
     queries, keys, values, key_ready, key_free, value_ready, value_free,
     HEADS: gl.constexpr, DIM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, NEED_LSE: gl.constexpr,
+    EARLY: gl.constexpr, EARLY_REST: gl.constexpr,
 ):  # fmt: skip
     """64 rows of queries against every block."""
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
@@ -194,14 +204,14 @@ def _attend(
         for index in range(1, blocks):
             acc, total, top, weight = _step(
                 acc, total, top, weight, query, keys, values, key_ready, key_free, value_ready, value_free,
-                done + index, scale, position, position, False, weights, output, zeros, STAGES,
+                done + index, scale, position, position, False, weights, output, zeros, STAGES, EARLY,
             )  # fmt: skip
         for index in range(max(blocks, 1), total_blocks):
             at = rest_first + (index - blocks) * BN + offset
             key_position = gl.load(REST_POSITION + at, mask=at < rest_end, other=2147483647)
             acc, total, top, weight = _step(
                 acc, total, top, weight, query, keys, values, key_ready, key_free, value_ready, value_free,
-                done + index, scale, position, key_position, True, weights, output, zeros, STAGES,
+                done + index, scale, position, key_position, True, weights, output, zeros, STAGES, EARLY_REST,
             )  # fmt: skip
         last = done + total_blocks - 1
         mbarrier.wait(value_ready.index(last % STAGES), last // STAGES & 1)
@@ -230,7 +240,7 @@ def _kernel(
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
     tma_batch, tma_head, tma_column,
     HEADS: gl.constexpr, GROUPS: gl.constexpr, DIM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
-    NEED_LSE: gl.constexpr,
+    NEED_LSE: gl.constexpr, EARLY: gl.constexpr, EARLY_REST: gl.constexpr,
 ):  # fmt: skip
     """softmax(Q K^T) V over the keys of the tiles' plans; arguments as in triton.py; work: pairs of tile and head."""
     shared: gl.constexpr = K_TMA.layout
@@ -254,13 +264,13 @@ def _kernel(
                 0, Q, OUT, LSE, QUERY_ROW, QUERY_POSITION, ROW_START, HEAVIEST, BLOCK_PTR, REST_PTR, REST_POSITION,
                 work, rows_count, q_batch, q_head, q_row, scale,
                 queries, keys, values, key_ready, key_free, value_ready, value_free,
-                HEADS, DIM, BN, STAGES, NEED_LSE,
+                HEADS, DIM, BN, STAGES, NEED_LSE, EARLY, EARLY_REST,
             )),
             (_attend, (
                 1, Q, OUT, LSE, QUERY_ROW, QUERY_POSITION, ROW_START, HEAVIEST, BLOCK_PTR, REST_PTR, REST_POSITION,
                 work, rows_count, q_batch, q_head, q_row, scale,
                 queries, keys, values, key_ready, key_free, value_ready, value_free,
-                HEADS, DIM, BN, STAGES, NEED_LSE,
+                HEADS, DIM, BN, STAGES, NEED_LSE, EARLY, EARLY_REST,
             )),
             (_load, (
                 K_TMA, V_TMA, K, V, HEAVIEST, BLOCK_PTR, BLOCK, REST_PTR, REST, work,
@@ -274,28 +284,35 @@ def _kernel(
 
 
 def sparse_prefill(
-    query: Tensor, key: Tensor, value: Tensor, runs: RunList, scaling: float, need_lse: bool = False
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    runs: RunList,
+    scaling: float,
+    need_lse: bool = False,
+    config: Hopper | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """See `purekv_cli.kernels.sparse_prefill.sparse_prefill`; half precision, head size 64 or 128, on one device."""
     batch, heads, rows, dim = query.shape
-    steps = plan(runs.to(query.device), _KEYS)
+    config = config or for_hopper(key.shape[2])
+    steps = plan(runs.to(query.device), KEYS)
     query = query if query.stride(3) == 1 else query.contiguous()
     out = query.new_empty(batch, rows, heads, dim)
     lse = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device) if need_lse else None
     laid = flat(key, value)
     dtype = gl.bfloat16 if query.dtype == torch.bfloat16 else gl.float16
-    block = [_KEYS, dim]
+    block = [KEYS, dim]
     shared = gl.NVMMASharedLayout.get_default_for(block, dtype)
     key_tma, value_tma = (TensorDescriptor.from_tensor(x, block, shared) for x in (laid.key_rows, laid.value_rows))
     work = steps.tiles * heads
     if steps.tiles:
-        _kernel[(work, batch)](
+        _kernel[(-(-work // config.pieces), batch)](
             query, laid.key, laid.value, key_tma, value_tma, out, out if lse is None else lse,
             steps.query_row, steps.query_position, steps.row_start, steps.heaviest,
             steps.block_ptr, steps.block, steps.rest_ptr, steps.rest, steps.rest_position,
             scaling * _LOG2_E, work, rows,
             *query.stride()[:3], *laid.key.stride()[:3], *laid.value.stride()[:3], *laid.where,
-            HEADS=heads, GROUPS=heads // key.shape[1], DIM=dim, BN=_KEYS, STAGES=_STAGES, NEED_LSE=need_lse,
-            num_warps=4, maxnreg=168,
+            HEADS=heads, GROUPS=heads // key.shape[1], DIM=dim, BN=KEYS, STAGES=STAGES, NEED_LSE=need_lse,
+            EARLY=config.early, EARLY_REST=config.early_rest, num_warps=4, maxnreg=168,
         )  # fmt: skip
     return out.transpose(1, 2), lse
