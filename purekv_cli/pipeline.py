@@ -97,9 +97,10 @@ def make_plan(
         )
     clip = clip_settings(preset, settings.clip)
     size = geometry.frame_size(info.height, info.width, clip.max_pixels)
-    per_frame = math.prod(size) / geometry.cell**2 / geometry.temporal_patch
+    step = geometry.grid(1, info.height, info.width, clip.max_pixels)
+    per_frame = math.prod(step) / geometry.temporal_patch
     chosen = sample(info, sample_spec(clip), per_frame, room)
-    grid = (math.ceil(len(chosen.times) / geometry.temporal_patch), size[0] // geometry.cell, size[1] // geometry.cell)
+    grid = (math.ceil(len(chosen.times) / geometry.temporal_patch), *step[1:])
     prompt = math.prod(grid) + TEXT_TOKENS
     kept = prompt
     if method.policy != "dense":

@@ -25,6 +25,9 @@ class Inputs:
     layout: VideoLayout
     features: Mapping[str, Tensor]  # the vision tower's inputs, by the names the model's forward takes; when the tower
     # has run already, its output "video_features" [V, hidden] in place of the pixels
+    prefix: int = 0  # tokens up to and including the end of the video; 0: the adapter knows
+    filled: Tensor | None = None  # int64 [n], positions that the tower's output fills where they are more than the
+    # video's tokens (a newline at the end); None: the video's
 
 
 class Adapter(Protocol):

@@ -5,7 +5,7 @@ Pure arithmetic on config.json and a preprocessor config; nothing here imports t
 Which pixel bounds a video frame gets: those of video_preprocessor_config.json, else those of preprocessor_config.json
 (the caller passes the file it found), unless the upper one lies above 768 tokens a frame. The released Qwen2.5-VL
 files say 16384 tokens there, which is meant for still images; video frames then get 128 to 768 tokens, the bounds of
-qwen-vl-utils and of the Qwen2-VL video processor.
+qwen-vl-utils and of the Qwen2-VL video processor. A family whose tower takes squares of one size has no bounds.
 """
 
 import math
@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-VIDEO_MIN_PIXELS = 128 * 28 * 28  # per frame
-VIDEO_MAX_PIXELS = 768 * 28 * 28
+VIDEO_MIN_TOKENS, VIDEO_MAX_TOKENS = 128, 768  # of a frame
+VIDEO_MIN_PIXELS = VIDEO_MIN_TOKENS * 28 * 28  # per frame
+VIDEO_MAX_PIXELS = VIDEO_MAX_TOKENS * 28 * 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +31,25 @@ class ModelGeometry:
     temporal_patch: int = 2  # frames per temporal patch
     min_pixels: int = VIDEO_MIN_PIXELS
     max_pixels: int = VIDEO_MAX_PIXELS
+    side: int | None = None  # pixels: every frame becomes a square of this side; None: sized by the pixel bounds
+    cells: int = 0  # with `side`: video tokens per side of a frame
+    crop: bool = False  # with `side`: the square is cut from the middle of the frame, not the whole frame squeezed
 
     @property
     def cell(self) -> int:
-        """Side of one video token in pixels."""
-        return self.patch * self.merge
+        """Side of one video token in pixels, about."""
+        return self.patch * self.merge if self.side is None else max(1, self.side // self.cells)
 
     def frame_size(self, height: int, width: int, max_pixels: int | None = None) -> tuple[int, int]:
         """(height, width) a frame is resized to: multiples of `cell`, the area within the pixel bounds.
 
-        The rule is `smart_resize` of the Qwen2-VL processors.
+        The rule is `smart_resize` of the Qwen2-VL processors. With `side` it is that square, or with `crop` the least
+        size whose shorter edge is `side`.
         """
+        if self.side is not None:
+            shorter = min(height, width)
+            rows, columns = (int(self.side * edge / shorter) if self.crop else self.side for edge in (height, width))
+            return rows, columns
         cell, most = self.cell, max_pixels or self.max_pixels
         least = min(self.min_pixels, most)
         rows, columns = round(height / cell) * cell, round(width / cell) * cell
@@ -55,8 +64,11 @@ class ModelGeometry:
 
     def grid(self, frames: int, height: int, width: int, max_pixels: int | None = None) -> tuple[int, int, int]:
         """(T, H, W) video tokens of `frames` frames of that size; an odd last frame is repeated."""
+        steps = math.ceil(frames / self.temporal_patch)
+        if self.side is not None:
+            return steps, self.cells, self.cells
         rows, columns = self.frame_size(height, width, max_pixels)
-        return math.ceil(frames / self.temporal_patch), rows // self.cell, columns // self.cell
+        return steps, rows // self.cell, columns // self.cell
 
     def kv_bytes(self, tokens: int, bytes_per_value: int = 2) -> int:
         """K and V of `tokens` tokens in all layers and heads."""
@@ -68,14 +80,10 @@ class ModelGeometry:
 
         Raises KeyError where config.json lacks a size.
         """
-        text = config.get("text_config") or config
         vision = config.get("vision_config") or {}
-        least, most = video_pixel_bounds(preprocessor or {})
+        least, most = video_pixel_bounds(preprocessor or {}, vision.get("patch_size", 14) * 2)
         return cls(
-            layers=text["num_hidden_layers"],
-            heads=text["num_attention_heads"],
-            kv_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
-            head_dim=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
+            **decoder_sizes(config),
             patch=vision.get("patch_size", 14),
             merge=vision.get("spatial_merge_size", 2),
             temporal_patch=vision.get("temporal_patch_size", 2),
@@ -84,11 +92,68 @@ class ModelGeometry:
         )
 
 
-def video_pixel_bounds(preprocessor: Mapping[str, Any]) -> tuple[int, int]:
+def decoder_sizes(config: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of the text decoder, by the field names of `ModelGeometry`.
+
+    Older releases leave out what is their decoder's default.
+    """
+    text = config.get("text_config") or config
+    text = _TEXT_DEFAULTS.get(text.get("model_type", ""), {}) | dict(text)
+    heads = text["num_attention_heads"]
+    return {
+        "layers": text["num_hidden_layers"],
+        "heads": heads,
+        "kv_heads": text.get("num_key_value_heads") or heads,
+        "head_dim": text.get("head_dim") or text["hidden_size"] // heads,
+    }
+
+
+def squares(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> ModelGeometry:
+    """Of families whose tower takes squares and merges `pool` x `pool` patches to a token; a step is one frame."""
+    vision = config["vision_config"]
+    side, patch = (_first(vision[name]) for name in ("image_size", "patch_size"))
+    pool = config.get("scale_factor") or (round(1 / ratio) if (ratio := config.get("downsample_ratio")) else 2)
+    return ModelGeometry(
+        **decoder_sizes(config),
+        patch=patch,
+        merge=pool,
+        temporal_patch=1,
+        side=side,
+        cells=math.ceil(side // patch / pool),
+        crop=bool((preprocessor or {}).get("do_center_crop")),
+    )
+
+
+def single_frames(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> ModelGeometry:
+    """Of VideoLLaMA3: Qwen's rule for the size of a frame, but a step is one frame, and merging is the processor's."""
+    merge = (preprocessor or {}).get("merge_size", 2)
+    vision = {**config["vision_config"], "temporal_patch_size": 1, "spatial_merge_size": merge}
+    return ModelGeometry.from_config({**config, "vision_config": vision}, preprocessor)
+
+
+def thinker(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> ModelGeometry:
+    """Of the part of Qwen2.5-Omni that sees and answers."""
+    return ModelGeometry.from_config(config.get("thinker_config") or config, preprocessor)
+
+
+def video_pixel_bounds(preprocessor: Mapping[str, Any], cell: int = 28) -> tuple[int, int]:
     """(min, max) pixels of a video frame by the rule above; both spellings of the files are read."""
     size = preprocessor.get("size") or {}
     least = preprocessor.get("min_pixels") or size.get("shortest_edge")
     most = preprocessor.get("max_pixels") or size.get("longest_edge")
-    if not least or not most or most > VIDEO_MAX_PIXELS:
-        return VIDEO_MIN_PIXELS, VIDEO_MAX_PIXELS
+    if not least or not most or most > VIDEO_MAX_TOKENS * cell**2:
+        return VIDEO_MIN_TOKENS * cell**2, VIDEO_MAX_TOKENS * cell**2
     return least, most
+
+
+def _first(value: Any) -> int:
+    """Of a square's side, written once or per axis."""
+    return int(value[0] if isinstance(value, list | tuple) else value)
+
+
+_LLAMA = {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096}
+_TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA | {"num_key_value_heads": 8},
+    "qwen2": _LLAMA | {"num_key_value_heads": 32},
+}

@@ -1,17 +1,17 @@
 """From a checkpoint folder to an adapter: stock transformers classes, safetensors only, never a checkpoint's code."""
 
+from importlib import import_module
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+import transformers
+from transformers import AutoTokenizer
 
 from purekv_cli.errors import ModelUnavailable, OutOfResources, PureKVError
 from purekv_cli.models import hub
 from purekv_cli.models.base import Adapter
-from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.models.placement import place
-from purekv_cli.models.qwen_vl import QwenVL
-from purekv_cli.models.registry import Source, preprocessor_config
+from purekv_cli.models.registry import Family, Source, family_of, preprocessor_config
 
 _DAMAGED = "The checkpoint is damaged, half downloaded or of another layout: fetch it again."
 
@@ -21,10 +21,12 @@ def load_folder(source: Source, dtype: str, device: str, device_map: str | None)
     folder = source.folder
     if folder is None:
         raise ModelUnavailable(f"the files of {source.name} are not here", "Fetch them first.")
+    config = hub.read_json(folder / "config.json")
+    family = family_of(source.name, config)
     try:
         placement = place(source.name, hub.weight_files(folder), dtype, device, device_map)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        loaded: Any = _model_class(family, config).from_pretrained(
             folder,
             dtype=placement.dtype,
             device_map=placement.device_map,
@@ -54,8 +56,23 @@ def load_folder(source: Source, dtype: str, device: str, device_map: str | None)
     if missing := sorted(found["missing_keys"]):
         raise ModelUnavailable(f"{source.name} lacks {len(missing)} weights, such as {missing[0]}", _DAMAGED)
     preprocessor = preprocessor_config(folder)
-    geometry = source.geometry or ModelGeometry.from_config(model.config.to_dict(), preprocessor)
-    return QwenVL.of(source.name, folder, model.eval(), tokenizer, geometry, preprocessor)
+    geometry = source.geometry or family.geometry(config, preprocessor)
+    adapter: Adapter = _named(family.adapter).of(
+        source.name, folder, model.eval(), tokenizer, geometry, preprocessor, family.name
+    )
+    return adapter
+
+
+def _model_class(family: Family, config: dict[str, Any]) -> Any:
+    """What has `from_pretrained`: of transformers, or of the family's own module."""
+    name = family.loader or next(name for name in config["architectures"] if hasattr(transformers, name))
+    return _named(name) if ":" in name else getattr(transformers, name)
+
+
+def _named(path: str) -> Any:
+    """From "module:class" in this package."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(f"purekv_cli.models.{module}"), name)
 
 
 def _first_line(error: Exception) -> str:

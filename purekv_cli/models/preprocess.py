@@ -1,4 +1,4 @@
-"""Frames to the patches a Qwen2-VL vision tower reads, in plain torch: bit for bit what Qwen2VLVideoProcessor makes.
+"""Frames to what a vision tower reads, in plain torch: for Qwen's, bit for bit what Qwen2VLVideoProcessor makes.
 
 The library's processor needs torchvision; nothing else here does. Three steps: an antialiased bicubic resize on uint8
 (always on the CPU, whose integer kernel is the reference), rescaling and normalisation fused into one subtraction and
@@ -30,12 +30,12 @@ class PixelScale:
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
     @classmethod
-    def from_config(cls, preprocessor: Mapping[str, Any]) -> "PixelScale":
-        """Read a preprocessor config; what it leaves out is CLIP's."""
-        clip = cls()
+    def from_config(cls, preprocessor: Mapping[str, Any], default: "PixelScale | None" = None) -> "PixelScale":
+        """Read a preprocessor config; what it leaves out is the default's, CLIP's where none is given."""
+        default = default or cls()
         return cls(
-            tuple(preprocessor.get("image_mean") or clip.mean),
-            tuple(preprocessor.get("image_std") or clip.std),
+            tuple(preprocessor.get("image_mean") or default.mean),
+            tuple(preprocessor.get("image_std") or default.std),
         )
 
 
@@ -71,6 +71,63 @@ def preprocess(
     return out.flatten(0, 1), torch.tensor([[steps, rows, columns]], device=device)
 
 
+def patches_of(
+    pixels: NDArray[np.uint8],
+    geometry: ModelGeometry,
+    scale: PixelScale,
+    device: torch.device,
+    dtype: torch.dtype,
+    needed: bool = True,
+) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """`preprocess` at the size that the frames have where it is one of whole cells, else at the geometry's.
+
+    Args:
+        needed: False makes no patches, only their grid.
+
+    Returns:
+        Patches, their grid on the CPU, and the size (height, width).
+    """
+    height, width = pixels.shape[1:3]
+    fits = not (height % geometry.cell or width % geometry.cell)
+    size = (height, width) if fits else geometry.frame_size(height, width)
+    rows, columns = size[0] // geometry.patch, size[1] // geometry.patch
+    grid = torch.tensor([[-(-len(pixels) // geometry.temporal_patch), rows, columns]])
+    patches = preprocess(pixels, size, geometry, scale, device, dtype)[0] if needed else torch.empty(0)
+    return patches, grid, size
+
+
+def squares_of(
+    pixels: NDArray[np.uint8],
+    geometry: ModelGeometry,
+    scale: PixelScale,
+    device: torch.device,
+    dtype: torch.dtype,
+    mode: str = "bicubic",
+) -> Tensor:
+    """Frames as squares of `geometry.side`, [N, 3, side, side]: what the LLaVA and InternVL video processors make.
+
+    Args:
+        pixels: uint8 [N, H, W, 3]; resized unless they have the size of `geometry.frame_size` already.
+    """
+    side = geometry.side or 0
+    size = geometry.frame_size(*pixels.shape[1:3])
+    out = torch.empty(len(pixels), 3, side, side, dtype=dtype, device=device)
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    for start in range(0, len(pixels), _SLICE):
+        frames = torch.from_numpy(np.ascontiguousarray(pixels[start : start + _SLICE])).permute(0, 3, 1, 2)
+        if frames.shape[2:] != size:
+            frames = F.interpolate(frames.contiguous(), size=size, mode=mode, antialias=True)
+        frames = upload(frames[:, :, top : top + side, left : left + side], device)
+        out[start : start + _SLICE] = normalised(frames, scale)
+    return out
+
+
+def normalised(frames: Tensor, scale: PixelScale) -> Tensor:
+    """Rescaled and normalised in one step, float32, of uint8 [n, 3, H, W]."""
+    mean, std = (torch.tensor(values).mul(255).view(3, 1, 1).to(frames.device) for values in (scale.mean, scale.std))
+    return frames.float().sub(mean).div(std)
+
+
 def upload(frames: Tensor, device: torch.device) -> Tensor:
     """Bytes on the device; a GPU fetches them itself, from pinned memory, while the CPU goes on."""
     if device.type != "cuda":
@@ -87,8 +144,7 @@ def to_patches(frames: Tensor, geometry: ModelGeometry, scale: PixelScale) -> Te
     """
     patch, merge, depth = geometry.patch, geometry.merge, geometry.temporal_patch
     rows, columns, steps = frames.shape[1] // patch, frames.shape[2] // patch, -(-len(frames) // depth)
-    mean, std = (torch.tensor(values).mul(255).view(3, 1, 1).to(frames.device) for values in (scale.mean, scale.std))
-    values = frames.permute(0, 3, 1, 2).float().sub(mean).div(std)
+    values = normalised(frames.permute(0, 3, 1, 2), scale)
     if missing := steps * depth - len(values):
         values = torch.cat([values, values[-1:].expand(missing, -1, -1, -1)])
     cells = values.reshape(

@@ -8,6 +8,7 @@ tokenizers never merge across a special token and the plain text beside a questi
 
 import re
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,29 @@ class Prompt:
     """A two-turn conversation, cut at its questions and its answer."""
 
     tokenizer: PreTrainedTokenizerBase
-    opening: str  # system message, user turn, one video placeholder up to the vision end
+    opening: str  # system message, user turn, up to the video
     before: str  # text between the video and the question
     closing: str  # after a question: end of the turn, opening of the answer
     again: str  # after an answer: its end, the next user turn
 
     @classmethod
-    def read(cls, tokenizer: PreTrainedTokenizerBase, folder: Path, video_end: str) -> "Prompt":
+    def read(
+        cls, tokenizer: PreTrainedTokenizerBase, folder: Path, placeholder: str, after_video: str = ""
+    ) -> "Prompt":
         """Take the first of the checkpoint's templates that shows a video: newer layouts keep it in a file of its own.
+
+        Args:
+            placeholder: what the template writes for a video.
+            after_video: what the family's processor writes behind the video, before the template goes on.
 
         Raises:
             ModelUnavailable: there is none.
         """
         video: dict[str, Any] = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": _FIRST}]}
-        talk: Any = [video, {"role": "assistant", "content": _ANSWER}]
-        talk.append({"role": "user", "content": [{"type": "text", "text": _LATER}]})
-        for template in _templates(tokenizer, folder):
+        later = {"role": "user", "content": [{"type": "text", "text": _LATER}]}
+        answers: tuple[Any, ...] = (_ANSWER, [{"type": "text", "text": _ANSWER}])  # templates take one or the other
+        for template, answer in product(_templates(tokenizer, folder), answers):
+            talk: Any = [video, {"role": "assistant", "content": answer}, later]
             try:
                 text = str(
                     tokenizer.apply_chat_template(
@@ -49,22 +57,25 @@ class Prompt:
                 )
             except (TypeError, TemplateError):  # made for plain text, or damaged
                 continue
-            order = [text.find(mark) for mark in (video_end, _FIRST, _ANSWER, _LATER)]
+            order = [text.find(mark) for mark in (placeholder, _FIRST, _ANSWER, _LATER)]
             if -1 in order or order != sorted(order):
                 continue
             head, rest = text.split(_FIRST)
             _, rest = rest.split(_ANSWER)
             again, closing = rest.split(_LATER)
-            cut = head.rindex(video_end) + len(video_end)
-            return cls(tokenizer, head[:cut], head[cut:], closing, again)
+            opening, before = head.split(placeholder)
+            return cls(tokenizer, opening, after_video + before, closing, again)
         raise ModelUnavailable(
             f"{folder} has no chat template that shows a video",
             "Add the chat_template.json of the checkpoint it was made from.",
         )
 
-    def head_ids(self) -> list[int]:
-        """Everything up to and including the vision end, with one placeholder for the video."""
-        return self.tokenizer.encode(self.opening, add_special_tokens=False)
+    def head_ids(self, video: str) -> list[int]:
+        """Everything up to and including the video, which is written as `video`; what opens every text comes first."""
+        ids = self.tokenizer.encode(self.opening + video, add_special_tokens=False)
+        begin = self.tokenizer.bos_token_id
+        opened = self.tokenizer.encode("", add_special_tokens=True)[:1] == [begin] and ids[:1] != [begin]
+        return [begin, *ids] if opened and begin is not None else ids  # type: ignore[list-item]
 
     def question_ids(self, question: str) -> list[int]:
         """What follows the video: the question and the opening of the answer."""
@@ -80,10 +91,17 @@ class Prompt:
         left, right = re.split(f"({special})", before), re.split(f"({special})", self.closing)
         plain = left[-1] + question + right[0]
         return [
-            *self.tokenizer.encode("".join(left[:-1]), add_special_tokens=False),
-            *self.tokenizer.encode(plain, add_special_tokens=False, split_special_tokens=True),
-            *self.tokenizer.encode("".join(right[1:]), add_special_tokens=False),
+            *self._inside("".join(left[:-1])),
+            *self._inside(plain, split_special_tokens=True),
+            *self._inside("".join(right[1:])),
         ]
+
+    def _inside(self, text: str, **how: Any) -> list[int]:
+        """Ids of text that something comes before: without the space that some tokenizers put in front of all text."""
+        front = self.tokenizer.encode("\n", add_special_tokens=False)
+        if not text or len(front) == 1:
+            return self.tokenizer.encode(text, add_special_tokens=False, **how)
+        return self.tokenizer.encode("\n" + text, add_special_tokens=False, **how)[len(front) :]
 
 
 def _templates(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[str]:

@@ -1,7 +1,8 @@
 """Which model a name means, where its files are, and how it is loaded. Planning here needs neither torch nor network.
 
 A name is an alias (3b, 7b, 32b, 72b, demo), a hub id (owner/model), a local folder, or `auto`: the configured model,
-else a Qwen2.5-VL in the local cache, else the 3B from the hub if the user agrees, else the embedded model.
+else a supported one in the local cache, Qwen2.5-VL first, else the 3B from the hub if the user agrees, else the
+embedded model.
 """
 
 import re
@@ -22,12 +23,15 @@ __all__ = [
     "ALIASES",
     "AUTO",
     "DEMO",
+    "FAMILIES",
     "KNOWN",
     "SUPPORTED",
     "CachedModel",
+    "Family",
     "Source",
     "cached_models",
     "choose",
+    "family_of",
     "fetch",
     "find_cached",
     "load",
@@ -42,7 +46,26 @@ KNOWN = {
     "32b": ModelGeometry(layers=64, heads=40, kv_heads=8, head_dim=128),
     "72b": ModelGeometry(layers=80, heads=64, kv_heads=8, head_dim=128),
 }
-SUPPORTED = {"Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl"}  # architecture in config.json: family
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of model: what an architecture in config.json is run by."""
+
+    name: str
+    title: str  # as its makers write it
+    adapter: str  # "module:class" in purekv_cli.models, with `of` as `chat.VideoChat` has it
+    verified: str  # what was checked, and with which weights
+    geometry: Callable[[Mapping[str, Any], Mapping[str, Any] | None], ModelGeometry] = ModelGeometry.from_config
+    loader: str | None = None  # class of transformers, or "module:class" here; None: named like the architecture
+
+
+FAMILIES: dict[str, Family] = {
+    "Qwen2_5_VLForConditionalGeneration": Family(
+        "qwen2_5_vl", "Qwen2.5-VL", "qwen_vl:QwenVL", "the trained embedded model; small random weights"
+    ),
+}
+SUPPORTED = {architecture: family.name for architecture, family in FAMILIES.items()}
 _DOWNLOAD = {"3b": "7.5 GB", "7b": "16.6 GB", "32b": "67 GB", "72b": "147 GB"}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -97,7 +120,7 @@ def resolve(name: str, revision: str | None = None, offline: bool = False) -> So
 
 
 def find_cached() -> Source | None:
-    """A Qwen2.5-VL from the local cache: the released sizes first, of them the smallest (the likeliest to fit)."""
+    """A model from the local cache: Qwen2.5-VL's released sizes first, of them the smallest (the likeliest to fit)."""
     usable = {model.name for model in cached_models() if model.architecture in SUPPORTED and not model.quantized}
     order = [*ALIASES.values(), *sorted(usable)]
     return next((resolve(name) for name in order if name in usable), None)
@@ -130,7 +153,7 @@ def fetch(source: Source) -> Source:
     """The source with its files on this machine; downloads them, with progress on stderr, if they are not."""
     if source.folder is not None or source.repo is None:
         return source
-    folder = hub.download(source.repo, source.revision, lambda config: _check(source.name, config))
+    folder = hub.download(source.repo, source.revision, lambda config: _must_be_known(source.name, config))
     return replace(_local(source.name, folder), repo=source.repo, revision=source.revision)
 
 
@@ -162,28 +185,42 @@ def preprocessor_config(folder: Path) -> Mapping[str, Any]:
 def _local(name: str, folder: Path) -> Source:
     """A source from files that are here, checked as far as that goes without reading weights."""
     config = hub.read_json(folder / "config.json")
-    _check(name, config)
+    family = family_of(name, config)
     if not hub.weight_files(folder):
         raise ModelUnavailable(
             f"{folder} lacks safetensors weights or some of them",
             "purekv loads no other kind. If it is half downloaded, fetch it again.",
         )
     try:
-        geometry = ModelGeometry.from_config(config, preprocessor_config(folder))
+        sizes = family.geometry(config, preprocessor_config(folder))
     except (KeyError, TypeError) as error:
         raise ModelUnavailable(
             f"{folder / 'config.json'} lacks {error}", "The checkpoint is damaged or of an unknown layout."
         ) from None
-    return Source(name, folder, geometry=geometry)
+    return Source(name, folder, geometry=sizes)
 
 
-def _check(name: str, config: Mapping[str, Any]) -> None:
+def family_of(name: str, config: Mapping[str, Any]) -> Family:
+    """The family that a config.json belongs to.
+
+    Raises:
+        ModelUnavailable: none that is known; names those that are.
+    """
     architectures = config.get("architectures") or ["nothing that config.json names"]
-    if not SUPPORTED.keys() & set(architectures):
-        raise ModelUnavailable(
-            f"{name} is a model of the kind {architectures[0]}, which purekv cannot run",
-            f"Supported are: {', '.join(SUPPORTED)} (such as -m 3b).",
-        )
+    for architecture in architectures:
+        if architecture in FAMILIES:
+            return FAMILIES[architecture]
+    sees = any(mark in key for key in config for mark in ("vision", "visual", "mm_", "image", "auto_map"))
+    if str(architectures[0]).endswith(("ForCausalLM", "LMHeadModel")) and not sees:
+        what = f"{name} is a text-only model ({architectures[0]}): it has no eyes for a video"
+    else:
+        what = f"{name} is a model of the kind {architectures[0]}, which purekv cannot run"
+    titles = ", ".join(family.title for family in FAMILIES.values())
+    raise ModelUnavailable(what, f"Supported are: {titles} (such as -m 3b). To add a family: docs/adding-a-family.md.")
+
+
+def _must_be_known(name: str, config: Mapping[str, Any]) -> None:
+    family_of(name, config)
 
 
 def _known(repo: str) -> ModelGeometry | None:

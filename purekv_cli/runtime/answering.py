@@ -196,7 +196,7 @@ class _Run:
             with self.clock.stage("vision"):
                 session.embeds = embed_prompt(self._model, session.inputs)
             emit(Progress("vision", 1, 1))
-        known, after = session.embeds, session.inputs.layout.after
+        known, after = session.embeds, self._adapter.prefix_length(session.inputs)
         if session.once:
             session.embeds = None
         if turn.ids is session.inputs.input_ids:

@@ -21,7 +21,8 @@ def embed_prompt(model: PreTrainedModel, inputs: Inputs) -> Tensor:
     if not len(inputs.layout.video):
         return embeds
     features = video_features(model, inputs).to(embeds.device, embeds.dtype)
-    embeds[0, inputs.layout.video.to(embeds.device)] = features
+    filled = inputs.layout.video if inputs.filled is None else inputs.filled
+    embeds[0, filled.to(embeds.device)] = features
     return embeds
 
 
@@ -42,12 +43,15 @@ def video_features(model: PreTrainedModel, inputs: Inputs) -> Tensor:
 
 
 def _stock_features(model: PreTrainedModel, inputs: Inputs) -> Tensor:
-    tower: Any = model.get_video_features
+    """Of the model's own tower; families without one for video see frames as images."""
+    holder: Any = model
+    tower = holder.get_video_features if "pixel_values_videos" in inputs.features else holder.get_image_features
     known = inspect.signature(tower).parameters
     given = {name: tensor.to(model.device) for name, tensor in inputs.features.items() if name in known}
     out = tower(**given)
     features = getattr(out, "pooler_output", out)
-    return features if isinstance(features, Tensor) else torch.cat(list(features))
+    features = features if isinstance(features, Tensor) else torch.cat(list(features))
+    return features.flatten(0, -2)
 
 
 def embed_tokens(model: PreTrainedModel, ids: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def test_both_layouts_of_config_json_are_read() -> None:
     vision = {"patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2}
     flat = ModelGeometry.from_config({**text, "vision_config": vision})
     nested = ModelGeometry.from_config({"text_config": text, "vision_config": vision})
-    assert flat == nested == ModelGeometry(3, 4, 2, 16, patch=16)
+    assert flat == nested == ModelGeometry(3, 4, 2, 16, patch=16, min_pixels=128 * 32 * 32, max_pixels=768 * 32 * 32)
     assert flat.cell == 32
 
 

@@ -143,10 +143,25 @@ def test_auto_downloads_3b_only_if_the_user_says_yes(monkeypatch: pytest.MonkeyP
 
 def test_another_architecture_is_named(checkpoint: Path, tmp_path: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen3VLForConditionalGeneration"]}))
-    with pytest.raises(ModelUnavailable, match="Qwen3VLForConditionalGeneration") as caught:
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["MysteryForConditionalGeneration"]}))
+    with pytest.raises(ModelUnavailable, match="of the kind MysteryForConditionalGeneration") as caught:
         registry.resolve(str(tmp_path))
-    assert "Qwen2_5_VLForConditionalGeneration" in caught.value.hint
+    assert all(family.title in caught.value.hint for family in registry.FAMILIES.values())
+    assert "docs/adding-a-family.md" in caught.value.hint
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "GPT2LMHeadModel"])
+def test_a_text_only_model_is_called_so(tmp_path: Path, architecture: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture], "num_hidden_layers": 2}))
+    with pytest.raises(ModelUnavailable, match="text-only"):
+        registry.resolve(str(tmp_path))
+
+
+def test_a_custom_model_with_eyes_is_not_called_text_only(tmp_path: Path) -> None:
+    config = {"architectures": ["SeerForCausalLM"], "vision_encoder": "siglip"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelUnavailable, match="of the kind SeerForCausalLM"):
+        registry.resolve(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"architectures": null}'])

@@ -1,6 +1,7 @@
 """The own tower computes what transformers' does, in one go, in chunks, and while frames are still coming."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -169,7 +170,7 @@ def test_features_that_are_there_are_taken():
     model = tiny_model()
     inputs = inputs_of(clip(model))
     known = torch.randn(36, 64)
-    inputs = Inputs(*(getattr(inputs, name) for name in Inputs.__slots__[:-1]), {"video_features": known})
+    inputs = replace(inputs, features={"video_features": known})
     assert video_features(model, inputs) is known
 
 

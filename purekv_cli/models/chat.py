@@ -1,0 +1,182 @@
+"""What all adapters share: a family says how frames become pixels, text and positions; the rest is here.
+
+A prompt is the system message, the video and then the question, so everything up to the end of the video is the same
+for every question about a clip: `Inputs.prefix` tokens that several questions can share. The placeholder of the chat
+template stands for text in which the family's video token is written once per run of video tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from purekv_cli.errors import ModelUnavailable
+from purekv_cli.method.layout import VideoLayout
+from purekv_cli.models.base import Inputs
+from purekv_cli.models.geometry import ModelGeometry
+from purekv_cli.models.preprocess import PixelScale, patches_of, squares_of
+from purekv_cli.models.prompt import Prompt
+from purekv_cli.video.frames import Frames
+
+Grid = tuple[int, int, int]  # T, H, W, in video tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One clip as its family sees it."""
+
+    features: dict[str, Tensor]  # of `Inputs`
+    grid: Grid
+
+
+@dataclass(slots=True)
+class VideoChat:
+    """A loaded model with its tokenizer. Implements `base.Adapter`."""
+
+    name: str
+    geometry: ModelGeometry
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: frozenset[int]
+    prompt: Prompt
+    scale: PixelScale
+    video_id: int  # token that stands for one video token
+    video_token: str  # the same, written
+    family: str = ""
+
+    placeholder: ClassVar[str] = "<video>"  # what the chat template writes for a video
+    scaling: ClassVar[PixelScale] = PixelScale()  # where the preprocessor config leaves it out
+    after_video: ClassVar[str] = ""  # plain text between the video and what follows it in the template
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        folder: Path,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        geometry: ModelGeometry,
+        preprocessor: Mapping[str, Any],
+        family: str = "",
+    ) -> Self:
+        """Wrap a model and tokenizer that were loaded from `folder`."""
+        video = cls.video_token_of(model.config)
+        token = tokenizer.convert_ids_to_tokens(video)
+        if not isinstance(token, str):
+            raise ModelUnavailable(
+                f"the tokenizer of {name} has no token {video}, which stands for video",
+                "Its tokenizer files are missing or damaged: fetch it again.",
+            )
+        return cls(
+            name=name,
+            geometry=geometry,
+            model=model,
+            tokenizer=tokenizer,
+            stop_ids=_stop_ids(model, tokenizer),
+            prompt=Prompt.read(tokenizer, folder, cls.placeholder, cls.after_video),
+            scale=PixelScale.from_config(preprocessor, cls.scaling),
+            video_id=video,
+            video_token=token,
+            family=family or str(model.config.model_type),
+        )
+
+    @classmethod
+    def video_token_of(cls, config: Any) -> int:
+        """Id of the token that stands for one video token."""
+        return int(config.video_token_id)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings live, and so where inputs belong."""
+        weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
+        return weight.device
+
+    def see(self, frames: Frames, features: Tensor | None) -> Seen:
+        """The vision tower's inputs and the grid of video tokens; squares, unless the family says otherwise."""
+        pixels = squares_of(frames.pixels, self.geometry, self.scale, self.device, self.model.dtype)
+        return Seen({"pixel_values_videos": pixels[None]}, (len(pixels), self.geometry.cells, self.geometry.cells))
+
+    def write(self, frames: Frames, seen: Seen) -> tuple[str, list[int]]:
+        """What the prompt says in place of the placeholder, and how many tokens each of its video tokens stands for."""
+        steps, rows, columns = seen.grid
+        return self.video_token, [steps * rows * columns]
+
+    def place(self, ids: Tensor, frames: Frames, seen: Seen) -> Tensor:
+        """Rotary positions of ids [1, N]: int64 [4, 1, N], the text row first, or [1, N] for plain ones."""
+        return torch.arange(ids.shape[1])[None]
+
+    def prepare(self, frames: Frames, question: str, features: Tensor | None = None) -> Inputs:
+        """The first turn: system, video, question, and the opening of the answer.
+
+        Args:
+            features: [V, hidden], made of the frames while they were decoded; then no pixels are prepared.
+        """
+        seen = self.see(frames, features)
+        text, runs = self.write(frames, seen)
+        head = self.prompt.head_ids(text)
+        repeats = iter(runs)
+        ids = [token for token in head for _ in range(next(repeats) if token == self.video_id else 1)]
+        prefix = len(ids)
+        filled = (torch.tensor(ids) == self.video_id).nonzero()[:, 0]
+        tokens = seen.grid[0] * seen.grid[1] * seen.grid[2]
+        if len(filled) < tokens or next(repeats, None) is not None:
+            raise ModelUnavailable(
+                f"the chat template of {self.name} shows {len(filled)} video tokens, not {tokens}",
+                "Its tokenizer or chat template does not belong to its config.json.",
+            )
+        row = torch.tensor([[*ids, *self.prompt.question_ids(question)]])
+        positions = self.place(row, frames, seen)
+        on_device = row.to(self.device)
+        return Inputs(
+            input_ids=on_device,
+            attention_mask=torch.ones_like(on_device),
+            position_ids=positions.to(self.device),
+            next_position=int(positions[-3:].amax()) + 1,
+            layout=VideoLayout(row.shape[1], filled[:tokens], seen.grid),
+            features=seen.features,
+            prefix=prefix,
+            filled=filled if len(filled) > tokens else None,
+        )
+
+    def prefix_length(self, inputs: Inputs) -> int:
+        """Tokens up to and including the end of the video: the same for every question about the clip."""
+        return inputs.prefix
+
+    def tail(self, question: str) -> Tensor:
+        """Ids [1, n] of the rest: the first `prefix_length` ids and these are the prompt of that question."""
+        return torch.tensor([self.prompt.question_ids(question)], device=self.device)
+
+    def follow_up(self, question: str, next_position: int) -> tuple[Tensor, Tensor]:
+        """A later turn after a finished answer: (input_ids [1, n], position_ids [4, 1, n]).
+
+        Args:
+            next_position: rotary position after the last token that was fed; the answer's stop token was not.
+        """
+        ids = torch.tensor([self.prompt.turn_ids(question)], device=self.device)
+        positions = torch.arange(next_position, next_position + ids.shape[1], device=self.device)
+        return ids, positions.expand(4, 1, -1)
+
+    def patches(self, frames: Frames, features: Tensor | None) -> tuple[dict[str, Tensor], Tensor, Grid]:
+        """For towers of Qwen's kind: their input, the patch grid int64 [1, 3] on the CPU, and the grid of tokens.
+
+        Frames whose sides are multiples of a cell were sized by the caller and stay as they are; others are resized
+        to `geometry.frame_size`.
+        """
+        patches, grid, size = patches_of(
+            frames.pixels, self.geometry, self.scale, self.device, self.model.dtype, needed=features is None
+        )
+        vision = {"video_features": features} if features is not None else {"pixel_values_videos": patches}
+        cell = self.geometry.cell
+        return vision, grid, (int(grid[0, 0]), size[0] // cell, size[1] // cell)
+
+
+def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """End-of-turn tokens: the generation config's and the tokenizer's."""
+    listed = getattr(model.generation_config, "eos_token_id", None)
+    stops = set(listed) if isinstance(listed, list) else {listed}
+    stops.add(tokenizer.eos_token_id)
+    return frozenset(stop for stop in stops if stop is not None)
