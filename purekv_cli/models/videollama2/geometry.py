@@ -1,0 +1,64 @@
+"""Tokens of a VideoLLaMA2 clip: frames are squares of one size, and the connector halves time, rows and columns.
+
+Its sampler is a convolution of kernel 2 and stride 2 in all three axes: n becomes (n + 2 * padding) // 2, the padding
+being 1 in `stc_connector` (8 x 24 x 24 -> 5 x 13 x 13) and none in `stc_connector_v35` (16 x 27 x 27 -> 8 x 13 x 13).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from purekv_cli.errors import ModelUnavailable
+from purekv_cli.models.geometry import ModelGeometry, decoder_sizes
+from purekv_cli.models.videollama2.tower import find_tower
+
+PADDING = {"stc_connector": 1, "stc_connector_v35": 0}  # by mm_projector_type
+MAX_FRAMES = 32  # the reference's own limit
+FRAMES = 8  # where config.json does not say
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorGeometry(ModelGeometry):
+    """Sizes of one VideoLLaMA2; `side` and `cells` are of the square that the tower reads."""
+
+    frames: int = FRAMES  # that the model was trained on: how many are sampled unless the user says otherwise
+    padding: int = 1  # of the connector's sampler
+
+    def frame_size(self, height: int, width: int, max_pixels: int | None = None) -> tuple[int, int]:
+        """Frames stay as they are: the tower's own preprocessing makes squares of them."""
+        return height, width
+
+    def grid(self, frames: int, height: int, width: int, max_pixels: int | None = None) -> tuple[int, int, int]:
+        """(T, H, W) video tokens; a single frame is shown `self.frames` times, as the reference does with pictures."""
+        return (self.shown(frames) + 2 * self.padding) // 2, self.cells, self.cells
+
+    def shown(self, frames: int) -> int:
+        """How many frames the tower sees of so many."""
+        return min(frames, MAX_FRAMES) if frames > 1 else self.frames
+
+
+def connector_geometry(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> ConnectorGeometry:
+    """From a released config.json, and the tower's where that is no released one.
+
+    Raises KeyError where config.json lacks a size, ModelUnavailable for other connectors and unknown towers.
+    """
+    del preprocessor  # the checkpoint's; the tower has its own
+    padding, tower = connector_padding(config), find_tower(config)
+    return ConnectorGeometry(
+        **decoder_sizes(config),  # type: ignore[arg-type]
+        patch=tower.patch,
+        side=tower.side,
+        cells=(tower.side // tower.patch + 2 * padding) // 2,
+        frames=config.get("num_frames") or FRAMES,
+        padding=padding,
+    )
+
+
+def connector_padding(config: Mapping[str, Any]) -> int:
+    """Of the sampler that config.json names."""
+    kind = config.get("mm_projector_type")
+    if kind not in PADDING:
+        raise ModelUnavailable(
+            f"the checkpoint's connector is {kind}, which purekv cannot run", f"Known are: {', '.join(PADDING)}."
+        )
+    return PADDING[kind]
