@@ -45,6 +45,11 @@ class Engine(Protocol):
     propagates: bool  # whether it can let only some tokens flow through the upper layers
     trims: bool  # whether its last layer works for the last token alone
 
+    @property
+    def captures(self) -> int:
+        """Graphs captured so far."""
+        ...
+
     def prefill(
         self, problem: Problem, config: MethodConfig, meter: KVMeter | None = None, clock: StageClock | None = None
     ) -> Read:
@@ -95,6 +100,7 @@ class Stock:
     name = "stock"
     propagates = False
     trims = False
+    captures = 0
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -133,6 +139,10 @@ class Attached:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
 
+    @property
+    def captures(self) -> int:
+        return 0
+
     def prefill(
         self, problem: Problem, config: MethodConfig, meter: KVMeter | None = None, clock: StageClock | None = None
     ) -> Read:
@@ -169,6 +179,10 @@ class Graph(Attached):
         super().__init__(model)
         self._decoder = GraphDecoder(model)
         self._tokens: Iterator[int] = iter(())
+
+    @property
+    def captures(self) -> int:
+        return self._decoder.captures
 
     def start(self, read: Read, count: int) -> int:
         generation = Generation(max_tokens=count + 1)

@@ -67,6 +67,11 @@ class FromFile:
 
     def prefilled(self, arm: Arm, engine: engines.Engine, count: int) -> tuple[Stages, int]:
         """One run up to the first token, ready for `count` more: its stages and the prompt's tokens."""
+        stages, read = self.begun(arm, engine, count)
+        return stages, read.problem.tokens
+
+    def begun(self, arm: Arm, engine: engines.Engine, count: int) -> tuple[Stages, engines.Read]:
+        """The same, for who wants to decode on."""
         synchronize(self._device)
         begin = time.perf_counter()
         problem, decoded, prepared = self._stock() if arm.is_stock else self._ours()
@@ -78,7 +83,7 @@ class FromFile:
         engine.start(read, count)
         whole = time.perf_counter() - begin
         stages = Stages(decoded - begin, prepared - decoded, seen - prepared, prefilled - seen, whole)
-        return stages, problem.tokens
+        return stages, read
 
     def _stock(self) -> tuple[Problem, float, float]:
         frames = decode(*self._plan())
