@@ -39,7 +39,7 @@ def wilson(right: int, asked: int) -> Interval:
     share, weight = right / asked, _Z * _Z / asked
     middle = (share + weight / 2) / (1 + weight)
     half = _Z * math.sqrt(share * (1 - share) / asked + weight / (4 * asked)) / (1 + weight)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return middle - half if right else 0.0, middle + half if right < asked else 1.0
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

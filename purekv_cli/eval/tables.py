@@ -1,0 +1,121 @@
+"""The lines of a summary as Markdown: policies by budgets for every suite and moment of pruning.
+
+The first table of each holds the share of right answers with its interval. The others say what that is against dense on
+the same questions, against our policy, and what the next-token distribution and the bytes say.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from purekv_cli.eval.statistics import Difference
+from purekv_cli.eval.summary import NARRATION, OURS, Line
+from purekv_cli.report.units import size
+
+MOMENTS = {
+    "unknown": "question not known when pruning",
+    "known": "question known when pruning, then fed again over what stayed",
+    "prompt": "pruned after the whole prompt: the first token comes from the full cache",
+}
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """All tables, and what went wrong."""
+    parts = []
+    for suite in dict.fromkeys(line.suite for line in lines):
+        of_suite = [line for line in lines if line.suite == suite]
+        dense = next((line for line in of_suite if line.arm.is_baseline), None)
+        parts.append(f"## {suite}\n\n{_facts(of_suite, dense)}")
+        for when, title in MOMENTS.items():
+            here = [line for line in of_suite if line.arm.when == when and line is not dense]
+            parts += [f"### {suite}: {title}", *_tables(here, dense)] if here else []
+    return "\n\n".join([*parts, *_failures(lines)]) + "\n"
+
+
+def _facts(lines: Sequence[Line], dense: Line | None) -> str:
+    """How much was asked, and what dense makes of it."""
+    most = max(lines, key=lambda line: line.asked)
+    narrations = most.types.get(NARRATION, (0, 0))[1]
+    text = f"{most.videos} videos, {most.asked} questions"
+    text += f" of {len(most.types)} types, {narrations} of them narrations" if narrations else ""
+    if dense:
+        text += f". Dense: {_right(dense)} % right, mean of types {100 * dense.mean_of_types:.1f} %"
+        text += f", narration {_share(dense, NARRATION)} %" if narrations else ""
+        text += f"; {size(dense.kv_bytes_full / max(1, dense.asked))} of KV cache a question"
+    return text + "."
+
+
+def _tables(lines: Sequence[Line], dense: Line | None) -> list[str]:
+    """Of one suite and moment."""
+    tables = [_matrix("right, % (95 % interval)", lines, _right)]
+    if dense:
+        narrated = any(line.narration for line in lines)
+        title = "share of dense: all / narration" if narrated else "share of dense (95 % interval)"
+        tables.append(_matrix(title, lines, _of_dense if narrated else _of_dense_alone))
+        tables.append(_matrix("minus dense, points (95 % interval; McNemar p)", lines, lambda x: _gap(x.against_dense)))
+    if any(line.behind_ours for line in lines):
+        others = [line for line in lines if line.behind_ours]
+        title = f"{OURS} minus the policy, points (95 % interval; McNemar p)"
+        tables.append(_matrix(title, others, lambda line: _gap(line.behind_ours)))
+    tables.append(_matrix("bytes kept; next token: KL in nats, same first choice", lines, _next_token))
+    return tables
+
+
+def _matrix(title: str, lines: Sequence[Line], cell: Callable[[Line], str]) -> str:
+    budgets = list(dict.fromkeys(line.arm.budget for line in lines))
+    cells = {(line.arm.label, line.arm.budget): cell(line) for line in lines}
+    rows = [[title, *budgets], ["---"] * (len(budgets) + 1)]
+    for label in dict.fromkeys(line.arm.label for line in lines):
+        rows.append([label, *(cells.get((label, budget), "") for budget in budgets)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _right(line: Line) -> str:
+    if not line.asked:
+        return "none answered"
+    low, high = line.interval
+    return f"{100 * line.share:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _share(line: Line, kind: str) -> str:
+    right, asked = line.types[kind]
+    return f"{100 * right / asked:.1f}"
+
+
+def _of_dense(line: Line) -> str:
+    return " / ".join(_ratio(found) for found in (line.against_dense, line.narration))
+
+
+def _of_dense_alone(line: Line) -> str:
+    found = line.against_dense
+    if found is None or found.ratio_interval is None:
+        return "-"
+    return f"{_ratio(found)} ({found.ratio_interval[0]:.3f} to {found.ratio_interval[1]:.3f})"
+
+
+def _ratio(found: Difference | None) -> str:
+    return "-" if found is None or found.ratio is None else f"{found.ratio:.3f}"
+
+
+def _gap(found: Difference | None) -> str:
+    if found is None:
+        return "-"
+    low, high = found.interval
+    p = "p < 0.001" if found.p < 0.001 else f"p {found.p:.3f}"
+    return f"{100 * found.points:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}; {p})"
+
+
+def _next_token(line: Line) -> str:
+    if not line.asked:
+        return "-"
+    kl = "-" if line.kl is None else f"{line.kl:.3f}"
+    agreement = "-" if line.agreement is None else f"{100 * line.agreement:.1f} %"
+    return f"{100 * line.kept:.1f} %; {kl}, {agreement}"
+
+
+def _failures(lines: Iterable[Line]) -> list[str]:
+    """Errors by arm, for a table without them would flatter."""
+    said = [
+        f"- {line.suite}, {line.arm.label} {line.arm.budget}, {line.arm.when}: {count} not answered: {error}"
+        for line in lines
+        for error, count in line.errors.items()
+    ]
+    return ["\n".join(said)] if said else []
