@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from purekv_cli import __version__
-from purekv_cli.commands import ask, bench, demo, doctor, models, policies, presets, probe
+from purekv_cli.commands import ask, batch, bench, demo, doctor, models, policies, presets, probe
 from purekv_cli.errors import PureKVError
 from purekv_cli.terminal import ReaderLeft, Terminal
 
@@ -46,6 +46,7 @@ def root(
 
 
 app.command("ask")(ask.ask)
+app.command("batch")(batch.batch)
 app.command("probe")(probe.probe)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)

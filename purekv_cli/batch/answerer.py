@@ -1,0 +1,115 @@
+"""The answerer of a batch: probe, plan and decode in any thread; vision, prefill and answers in one.
+
+A question is always read as a session reads it, so an answer does not depend on which other questions were asked or
+where an earlier run broke off. With a policy that never looks at the question, questions of a clip share its prefill.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from purekv_cli.batch.loop import Check
+from purekv_cli.batch.outcome import answered
+from purekv_cli.commands.model import ChosenModel, choose_model
+from purekv_cli.kernels import allow
+from purekv_cli.pipeline import Plan, make_plan
+from purekv_cli.runtime.events import Answer, Event
+from purekv_cli.settings import Settings
+from purekv_cli.terminal import Terminal
+from purekv_cli.video.decode import decode
+from purekv_cli.video.frames import Frames
+from purekv_cli.video.probe import probe
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSpec:
+    """How the workers of a run answer."""
+
+    settings: Settings
+    timeout: float | None  # s a video
+    decoders: int
+
+    def build(self) -> "VideoAnswerer":
+        return VideoAnswerer(self.settings, self.decoders)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Decoded, and how it will be answered about."""
+
+    plan: Plan
+    frames: Frames
+
+    @property
+    def damage(self) -> str | None:
+        """What was wrong with the file, and where the plan gave less than was asked for."""
+        return "; ".join(note for note in (self.frames.damage, self.plan.sample.note) if note) or None
+
+
+class VideoAnswerer:
+    """A loaded model. Implements `loop.Answerer`."""
+
+    def __init__(self, settings: Settings, decoders: int) -> None:
+        quiet = Terminal(quiet=True)
+        self._settings = settings
+        self._model: ChosenModel = choose_model(settings, quiet)
+        self._room = self._model.room()  # before the weights are there, which it leaves room for
+        self._threads = 1 if decoders > 1 else None  # of one decoder
+        allow(settings.method.kernels)
+        self._adapter = self._model.load(settings.model.device, quiet, lambda event: None)
+        self.facts = self._model.describe()
+
+    def read(self, clip: tuple[str, float | None, float | None], check: Check) -> Clip:
+        """Errors: UnreadableInput, UsageError for a range outside the video, OutOfResources, TimedOut."""
+        video, start, end = clip
+        wanted = self._settings.clip
+        if start is not None or end is not None:
+            wanted = replace(wanted, start=start, end=end)
+        settings = replace(self._settings, clip=wanted)
+        info = probe(Path(video))
+        check()
+        model = self._model
+        plan = make_plan(info, model.geometry, model.names, settings, model.dtype.itemsize, self._room or None)
+        return Clip(plan, decode(info, plan.sample, plan.size, lambda done, total: check(), self._threads))
+
+    def open(self, read: Clip, question: str) -> "_Asked":
+        from purekv_cli.runtime.engine import Engine
+
+        inputs = self._adapter.prepare(read.frames, question)
+        engine = Engine(self._adapter, read.plan.method)
+        session = engine.open(inputs, decode_seconds=read.frames.decode_seconds)
+        return _Asked(session, self._settings, read.damage)
+
+    def usable(self) -> bool:
+        if self._adapter.device.type != "cuda":
+            return True
+        import torch
+
+        try:
+            torch.cuda.synchronize(self._adapter.device)
+            torch.cuda.empty_cache()
+        except RuntimeError:
+            return False
+        return True
+
+
+class _Asked:
+    def __init__(self, session: Any, settings: Settings, damage: str | None) -> None:
+        from purekv_cli.runtime.sampling import Generation
+
+        model = settings.model
+        self._session, self._damage = session, damage
+        self._generation = Generation(model.max_tokens, model.temperature, model.top_p, model.seed)
+
+    def ask(self, question: str, check: Check) -> dict[str, Any]:
+        """The record's fields. Errors: TimedOut, OutOfResources."""
+        return answered(_last(self._session.ask(question, self._generation), check), self._damage)
+
+
+def _last(events: Iterable[Event], check: Check) -> Answer:
+    for event in events:
+        if isinstance(event, Answer):
+            return event
+        check()
+    raise RuntimeError("the engine ended without an answer")
