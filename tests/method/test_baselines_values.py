@@ -131,7 +131,8 @@ def test_mixkv_is_what_loops_over_keys_find() -> None:
             pairs = [cosine(key[i], key[j]) for i in range(count) for j in range(count) if i != j]
             redundancy = max(0.0, sum(pairs) / len(pairs))
             terms = []
-            for term in ([1 - cosine(k, key.mean(0)) for k in key], [float(v.norm()) for v in value]):
+            mean = (key / key.norm(dim=-1, keepdim=True)).mean(0)
+            for term in ([-float(k @ mean / k.norm()) for k in key], [float(v.norm()) for v in value]):
                 low, high = min(term), max(term)
                 unit = [(x - low) / (high - low) for x in term]
                 factor = float(attention.mean()) / (sum(unit) / count)
@@ -141,9 +142,9 @@ def test_mixkv_is_what_loops_over_keys_find() -> None:
 
 
 def test_mixkv_worked_by_hand() -> None:
-    """Keys (1,0), (1,0), (0,1): cosines 1, 0, 0, so h = 1/3; the mean key is (2,1)/3; q = 0 looks at all alike."""
+    """Keys (1,0), (2,0), (0,1): cosines 1, 0, 0, so h = 1/3; their mean is (2,1)/3; q = 0 sees all alike."""
     masks = PromptMasks.of([prompt((1, 1, 3), before=0, after=1)])
-    seen = by_hand([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [[1.0], [3.0], [2.0], [9.0]], masks)
+    seen = by_hand([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [[1.0], [3.0], [2.0], [9.0]], masks)
     got = make("mixkv", MethodConfig()).score(seen)[0, 0, :3]
     # a = 1/4; d = (0, 0, 1) with mean 1/3 becomes (0, 0, 3/4); n = (0, 1, 1/2) with mean 1/2 becomes (0, 1/2, 1/4)
     torch.testing.assert_close(got, torch.tensor([2 / 3 * 0.25, 2 / 3 * 0.75, 1 / 3 * 0.75 + 2 / 3 * 0.5]))

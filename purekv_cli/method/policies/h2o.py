@@ -20,7 +20,7 @@ from purekv_cli.method.select import select
 class H2O:
     name: ClassVar[str] = "h2o"
     summary: ClassVar[str] = "Keeps what all rows together attended to most, and the latest entries, half and half."
-    source: ClassVar[str] = "H2O (arXiv 2306.14048)"
+    source: ClassVar[str] = "H2O (arXiv 2306.14048), halves as in the authors' code"
     observes: ClassVar[Observe] = "all"
 
     def __init__(self, config: MethodConfig) -> None:

@@ -2,9 +2,11 @@
 
     s[g, j] = h * d_j + (1 - h) * (a_j + n_j)
 
-a is the mean attention of the observed rows and the group's heads; n = ||v_j||_2 and d = 1 - cos(k_j, mean key), both
-min-max scaled over the video and then to a's mean; h is the head's redundancy, the mean cosine between two different
-keys, not below 0. Keys, values and means are those of the video.
+a is the mean attention of the observed rows and the group's heads; n = ||v_j||_2 and d = -k_j . m, with k of length 1
+and m the mean of these, both min-max scaled over the video and then to a's mean; h is the head's redundancy, the mean
+cosine between two different keys, not below 0. Keys, values and means are those of the video. The authors' code takes
+a from SnapKV's window and h from other prompts beforehand; here a follows `observe` and h is this prompt's, by the
+formula that their code has for it.
 """
 
 from typing import ClassVar
@@ -23,7 +25,7 @@ from purekv_cli.method.select import select
 class MixKV:
     name: ClassVar[str] = "mixkv"
     summary: ClassVar[str] = "Keeps what is attended to and has large values, mixed with what differs from the rest."
-    source: ClassVar[str] = "MixKV (arXiv 2510.20707)"
+    source: ClassVar[str] = "MixKV (arXiv 2510.20707), redundancy as in the authors' code"
 
     def __init__(self, config: MethodConfig) -> None:
         self._observe = config.observe
@@ -47,11 +49,11 @@ class MixKV:
         video = seen.masks.video[:, None]
         count = video.sum(-1, keepdim=True)
         key = F.normalize(seen.key.float(), dim=-1)
-        similarity = (key * F.normalize((seen.key.float() * video[..., None]).sum(2, keepdim=True), dim=-1)).sum(-1)
-        pairs = (key * video[..., None]).sum(2).square().sum(-1, keepdim=True)  # all cosines, n of them with itself
+        total = (key * video[..., None]).sum(2, keepdim=True)
+        pairs = total.square().sum(-1)  # all cosines, n of them with itself
         redundancy = ((pairs - count) / (count * (count - 1)).clamp(min=1)).clamp(min=0)
         norm = _scaled(seen.value.float().norm(dim=-1), attention, video)
-        variety = _scaled(1 - similarity, attention, video)
+        variety = _scaled(-(key * total).sum(-1), attention, video)
         return redundancy * variety + (1 - redundancy) * (attention + norm)
 
     def select(self, score: Tensor, entries: int | Tensor, masks: PromptMasks) -> Tensor:

@@ -21,7 +21,7 @@ STEEPNESS = 20
 class PyramidKV(SnapKV):
     name: ClassVar[str] = "pyramidkv"
     summary: ClassVar[str] = "SnapKV's score, with more entries in low layers and fewer in high ones."
-    source: ClassVar[str] = "PyramidKV (arXiv 2406.02069)"
+    source: ClassVar[str] = "PyramidKV (arXiv 2406.02069), budgets as in the authors' code"
 
     def __init__(self, config: MethodConfig) -> None:
         super().__init__(config)
