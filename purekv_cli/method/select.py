@@ -52,6 +52,12 @@ def keep_best(score: Tensor, count: int, protected: Tensor) -> Tensor:
     return _ascending(_best(_ranked(score, protected), count), score.shape[-1])
 
 
+def marked(positions: Tensor, length: int) -> Tensor:
+    """bool [B, H, length] of positions [B, H, P], -1 for none."""
+    marks = positions.new_zeros(*positions.shape[:-1], length + 1, dtype=torch.bool)
+    return marks.scatter_(-1, positions.masked_fill(positions < 0, length), True)[..., :length]
+
+
 def _ranked(score: Tensor, protected: Tensor) -> Tensor:
     """The scores as finite numbers, protected ones above all."""
     extremes = torch.finfo(score.dtype)

@@ -121,7 +121,7 @@ class Attached:
         name = "inputs_embeds" if kwargs.get("inputs_embeds") is not None else "input_ids"
         tokens: Tensor = kwargs[name]
         start, count = cache.get_seq_length(), tokens.shape[1]
-        prefill = self._prefill_of(cache, tokens, start)
+        prefill = self._prefill_of(cache, tokens, start, kwargs.get("position_ids"))
         self._state.cache, self._state.prefill = cache, prefill
         try:
             if prefill is None:
@@ -155,7 +155,7 @@ class Attached:
         out.last_hidden_state = torch.cat(hidden, 1)
         return out
 
-    def _prefill_of(self, cache: CompactCache, tokens: Tensor, start: int) -> Prefill | None:
+    def _prefill_of(self, cache: CompactCache, tokens: Tensor, start: int, positions: Tensor | None) -> Prefill | None:
         """The prefill this forward belongs to; None once the prompt has been read."""
         if start == 0:
             self._prefill = None
@@ -164,6 +164,8 @@ class Attached:
             prompt: Prompt = cache.prompt.to(tokens.device)
             prompt.expand(tokens.shape[0])
             cache.prompt = prompt
+            if positions is None:  # what a decoder takes when it is not told
+                positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
             text = self.decoder.config
             per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * self._head_dim
             prefill = Prefill(
@@ -174,6 +176,8 @@ class Attached:
                 runs=self._pattern(prompt, tokens),
                 meter=self.meter,
                 clock=self.clock,
+                decoder=self.decoder,
+                positions=positions,
             )
             if prefill.holds and min(tokens.shape[1], self.config.chunk or prompt.length) < prompt.length:
                 for layer in cache.layers:

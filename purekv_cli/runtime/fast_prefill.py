@@ -27,6 +27,7 @@ from purekv_cli.runtime.fast_layer import Parts, mlp, project, token_major
 from purekv_cli.runtime.fast_scoring import Flow, Shown, make_scorer
 from purekv_cli.runtime.metrics import KVMeter, StageClock
 from purekv_cli.runtime.prompt import Prompt
+from purekv_cli.runtime.rotary import rotary_of
 from purekv_cli.runtime.weights import DecoderWeights, LayerWeights, Unsupported
 
 Rows = Tensor | slice | None  # some tokens of the flow; None: all
@@ -101,9 +102,10 @@ class _FastPrefill:
         per_token = 2 * layers * weights.kv_heads * weights.head_dim * embeds.element_size()
         self._entries = max(known.entries(config, per_token)[0], int(known.masks.protected.sum()))
         observed = importance.observed_rows(known.masks, observes(config))[0].nonzero()[:, 0]
-        self._scorer = make_scorer(config, weights.scaling, observed, masks, layers)
+        rotary = rotary_of(weights.rotary, positions, embeds[:, :1])
+        self._cos, self._sin = rotary.cos[0], rotary.sin[0]  # [N, D]
+        self._scorer = make_scorer(config, weights.scaling, observed, masks, layers, rotary)
         self._flow = Flow(masks)
-        self._cos, self._sin = self._angles(embeds, positions)
 
         self._layout = prompt.layout if uses_sparse(config, prompt) else None
         self._content: Tensor | None = None
@@ -118,7 +120,11 @@ class _FastPrefill:
             self._read(build(self._layout, config.sparse, self._content))
 
         self._narrow_at: int | None = None  # the layer above which only some tokens flow
-        if config.propagate is not None and self._entries < self._length and 0 < config.propagate.layer < layers:
+        self._ends_at = self._scorer.ends_at()
+        if self._ends_at is not None:
+            if self._entries < self._length and self._ends_at < layers - 1:
+                self._narrow_at = self._ends_at
+        elif config.propagate is not None and self._entries < self._length and 0 < config.propagate.layer < layers:
             needed = known.masks.protected.clone()
             needed[0, -1] = True
             if observes(config) != "all":
@@ -139,16 +145,6 @@ class _FastPrefill:
         if runs is not None:
             order = runs.key_order
             self._key_rows = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-
-    def _angles(self, embeds: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin, [N, D]."""
-        rotary = self._weights.rotary
-        if positions.dim() == 3 and positions.shape[0] == 4:
-            positions = positions[1:]
-        if positions.dim() == 2 and hasattr(rotary, "mrope_section"):
-            positions = positions.expand(3, -1, -1)
-        cos, sin = rotary(embeds[:, :1], positions.to(embeds.device))
-        return cos[0], sin[0]
 
     def forward(self, hidden: Tensor, cache: CompactCache, tell: Callable[[int, int], None] | None) -> Tensor:
         """[1, 1, H] from embeddings [N, H]."""
@@ -206,14 +202,14 @@ class _FastPrefill:
             return token_major(out[:, :, -1:]), hidden[-1:]
         if score is None:
             raise Unsupported(f"propagation from layer {index + 1} with a policy that has no score at layer {index}")
-        rows = propagate.flowing(score, self._needed, self._flowing, self._video, self._content)
+        rows = self._rows_on(score)
         query, _, _ = self._project(layer, normed, "q", None, rows)
         sparse, above = self._config.sparse, None
         some = propagate.causal_rows(rows, self._flow.count)
         if self._layout is not None:
             if runs is not None:
                 some = build(self._layout, sparse, self._content, rows=rows)
-            if self._flowing >= sparse.min_tokens:
+            if len(rows) >= sparse.min_tokens:
                 above = build(self._layout, sparse, self._content, only=rows)
         out, _ = sparse_prefill(query, key, value, some, scaling)
         self._read(above)
@@ -221,6 +217,12 @@ class _FastPrefill:
         self._flow = self._flow.narrowed(rows)
         self._cos, self._sin = self._cos.index_select(0, rows), self._sin.index_select(0, rows)
         return token_major(out), hidden.index_select(0, rows)
+
+    def _rows_on(self, score: Tensor) -> Tensor:
+        """The tokens that flow on, int64 [m]."""
+        if self._ends_at is not None:
+            return self._scorer.flowing(score, self._entries)
+        return propagate.flowing(score, self._needed, self._flowing, self._video, self._content)
 
     @property
     def _chooses(self) -> bool:
@@ -247,12 +249,13 @@ class _FastPrefill:
         """Score and prune layer `index`, and those that waited for it; the score of its tokens."""
         self._meter.watch(key, value)
         source, order = (None, None) if runs is None else (self._key_rows, runs.key_order)
-        shown = Shown(index, query, lse, key, value, source, order)
+        out = self._weights.layers[index].out
+        shown = Shown(index, query, lse, key, value, source, order, out)
         score = None
         if self._chooses:
             with self._part("scoring"):
                 score = self._scorer.score(shown, self._flow)
-            shown = Shown(index, None, None, key, value, source, order)
+            shown = Shown(index, None, None, key, value, source, order, out)
             if score is None or self._scorer.waits(index):
                 self._waiting.append((shown, self._flow))
                 return score

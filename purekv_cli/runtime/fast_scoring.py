@@ -16,7 +16,7 @@ from purekv_cli.method import importance
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.layout import PromptMasks
 from purekv_cli.method.policies import make, observes
-from purekv_cli.method.policies.base import Observation
+from purekv_cli.method.policies.base import Observation, Rotary, dropping
 from purekv_cli.method.select import keep_best
 
 
@@ -31,6 +31,7 @@ class Shown:
     value: Tensor  # [1, Hkv, n, D]
     source: Tensor | None  # int64 [n], row of every token in key and value; None: in order
     key_order: Tensor | None  # int64 [n], the token in every row of key and value
+    out: Tensor | None = None  # [hidden, Hq * D], weight of the output projection
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,14 @@ class Scorer(Protocol):
         """From now on only tokens `rows` of the flow go on."""
         ...
 
+    def ends_at(self) -> int | None:
+        """The layer above which the policy itself wants only some tokens to flow; None: it leaves that to others."""
+        ...
+
+    def flowing(self, score: Tensor, count: int) -> Tensor:
+        """Those tokens, ascending, int64 [m]; `count` entries are the budget."""
+        ...
+
 
 class Pooled:
     """`purekv`: the largest attention of any observed row, head and layer so far."""
@@ -124,13 +133,27 @@ class Pooled:
         if self._best is not None:
             self._best = self._best.index_select(-1, rows)
 
+    def ends_at(self) -> int | None:
+        return None
+
+    def flowing(self, score: Tensor, count: int) -> Tensor:
+        raise NotImplementedError
+
 
 class ByPolicy:
     """Any policy, through its own functions."""
 
-    def __init__(self, config: MethodConfig, scaling: float, observed: Tensor, masks: PromptMasks, layers: int) -> None:
-        """As for `Pooled`."""
-        self._policy = make(config.policy, config)
+    def __init__(
+        self,
+        config: MethodConfig,
+        scaling: float,
+        observed: Tensor,
+        masks: PromptMasks,
+        layers: int,
+        rotary: Rotary | None = None,
+    ) -> None:
+        """As for `Pooled`; `rotary`: of the whole prompt."""
+        self._policy, self._rotary = make(config.policy, config), rotary
         self._masks, self._scaling, self._layers = masks, scaling, layers
         self._everything = observes(config) == "all"
         self._suffix = masks.video.shape[1] - int(observed[0])
@@ -154,7 +177,8 @@ class ByPolicy:
         if flow.positions is not None:
             flows = torch.zeros_like(masks.valid).index_fill_(1, flow.positions, True)
             masks = replace(masks, video=masks.video & flows, after=masks.after & flows, valid=masks.valid & flows)
-        seen = Observation(shown.index, self._layers, query, key, value, lse, self._scaling, masks)
+        scaling, out, rotary = self._scaling, shown.out, self._rotary
+        seen = Observation(shown.index, self._layers, query, key, value, lse, scaling, masks, out, rotary)
         score = self._policy.score(seen)
         return score if score is None or flow.positions is None else score.index_select(-1, flow.positions)
 
@@ -163,6 +187,15 @@ class ByPolicy:
 
     def narrow(self, rows: Tensor) -> None:
         """Nothing: the policy goes on seeing all positions."""
+
+    def ends_at(self) -> int | None:
+        dropper = dropping(self._policy)
+        return None if dropper is None else dropper.ends_at(self._layers)
+
+    def flowing(self, score: Tensor, count: int) -> Tensor:
+        dropper = dropping(self._policy)
+        assert dropper is not None
+        return dropper.flows(score, count, self._masks)[0].nonzero()[:, 0]
 
     def _placed(self, states: Tensor, flow: Flow, source: Tensor | None = None) -> Tensor:
         """[1, H, n, D] of the flow at its places in the prompt, zero elsewhere."""
@@ -175,8 +208,15 @@ class ByPolicy:
         return whole.index_copy_(2, flow.positions, states)
 
 
-def make_scorer(config: MethodConfig, scaling: float, observed: Tensor, masks: PromptMasks, layers: int) -> Scorer:
+def make_scorer(
+    config: MethodConfig,
+    scaling: float,
+    observed: Tensor,
+    masks: PromptMasks,
+    layers: int,
+    rotary: Rotary | None = None,
+) -> Scorer:
     """The scorer of a policy."""
     if config.policy == "purekv" and config.observe != "all":
         return Pooled(config, scaling, observed, masks, layers)
-    return ByPolicy(config, scaling, observed, masks, layers)
+    return ByPolicy(config, scaling, observed, masks, layers, rotary)

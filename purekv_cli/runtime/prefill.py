@@ -7,10 +7,12 @@ last chunk prunes layer by layer.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from purekv_cli.errors import UsageError
 from purekv_cli.kernels.attention import attention
 from purekv_cli.kernels.sparse_prefill import sparse_prefill
 from purekv_cli.method.config import MethodConfig
@@ -18,10 +20,11 @@ from purekv_cli.method.importance import observed_rows
 from purekv_cli.method.layout import PromptMasks
 from purekv_cli.method.pattern import RunList
 from purekv_cli.method.policies import make, observes
-from purekv_cli.method.policies.base import Observation, Policy
+from purekv_cli.method.policies.base import Observation, Policy, Rotary, dropping
 from purekv_cli.runtime.cache import CompactLayer
 from purekv_cli.runtime.metrics import KVMeter, StageClock
 from purekv_cli.runtime.prompt import Prompt, cut
+from purekv_cli.runtime.rotary import rotary_of
 
 
 class Prefill:
@@ -37,15 +40,22 @@ class Prefill:
         runs: RunList | None = None,
         meter: KVMeter | None = None,
         clock: StageClock | None = None,
+        decoder: Any = None,
+        positions: Tensor | None = None,
     ) -> None:
+        """`decoder` and the prompt's rotary `positions`: for policies that look at weights or angles."""
         self._config, self._prompt, self._layers = config, prompt, layers
         self._runs, self._meter, self._clock = runs, meter or KVMeter(), clock
         self._policy: Policy = make(config.policy, config)
+        self._decoder, self._positions = decoder, positions
         self._entries = prompt.entries(config, bytes_per_token)
         self._prunes = any(e < n for e, n in zip(self._entries, prompt.masks.valid.sum(-1).tolist(), strict=True))
         self._holds = self._policy.uses_question  # every entry until the whole prompt has been read
         self._rows: dict[int, list[tuple[Tensor, Tensor | None]]] = {}  # what earlier chunks' question rows showed
         self._waiting: list[tuple[int, CompactLayer, float]] = []
+        self._rotary: Rotary | None = None
+        self._dropper = dropping(self._policy) if self._prunes else None
+        self._flows: Tensor | None = None  # bool [B, N], once tokens have ended: no layer above reads the others
         self.sparse = False  # whether ST-SpAttn has run
 
     @property
@@ -60,6 +70,11 @@ class Prefill:
     def begin(self, start: int, stop: int) -> None:
         """The next forward brings prompt tokens [start, stop)."""
         self._start, self._stop = start, stop
+        if self._dropper is not None and stop - start < self._prompt.length:
+            raise UsageError(
+                f"the policy {self._policy.name} ends tokens inside the model: it cannot read a prompt in chunks",
+                "Leave out the chunk size, or choose another policy.",
+            )
         if self._holds:
             self._from, self._to = 0, self._prompt.length
         else:
@@ -96,8 +111,11 @@ class Prefill:
         self._meter.watch(key, value)
         need = self._prunes and (self._judges or self._holds) and self._policy.needs_lse(index)
         lse = None
-        if self._runs is not None and query.shape[2] == self._prompt.length and not self._policy.needs_lse(index):
-            out = self._sparse(self._runs, query, key, value, scaling)
+        runs = self._runs if self._flows is None else None
+        if self._flows is not None:
+            valid = self._flows if valid is None else valid & self._flows.to(valid.device)
+        if runs is not None and query.shape[2] == self._prompt.length and not self._policy.needs_lse(index):
+            out = self._sparse(runs, query, key, value, scaling)
         else:
             mask = layer.readable(valid)
             out, lse = attention(query, key, value, scaling, causal=True, mask=mask, need_lse=need)
@@ -147,6 +165,16 @@ class Prefill:
                 raise RuntimeError(f"the policy {self._policy.name!r} gave no score for layer {below}")
             self._prune(waiter, late)
         self._waiting.clear()
+        if self._dropper is not None and index == self._dropper.ends_at(self._layers) < self._layers - 1:
+            self._end(score)
+
+    def _end(self, score: Tensor) -> None:
+        """What the policy drops here is hidden from every layer above: for the others this is as if it had ended."""
+        assert self._dropper is not None
+        masks = self._masks_on(score.device)
+        flows = self._dropper.flows(score, self._budget(score.device), masks)
+        part = replace(masks, video=masks.video & flows, after=masks.after & flows, valid=masks.valid & flows)
+        self._flows, self._masks = flows, {score.device: part}
 
     @property
     def _first_row(self) -> int:
@@ -158,8 +186,23 @@ class Prefill:
         self, layer: CompactLayer, index: int, query: Tensor | None, lse: Tensor | None, scaling: float
     ) -> Observation:
         key, value, _ = layer.stored()
-        first, masks = layer.settled, self._masks_on(key.device)
-        return Observation(index, self._layers, query, key[:, :, first:], value[:, :, first:], lse, scaling, masks)
+        first, masks, out = layer.settled, self._masks_on(key.device), None
+        if self._decoder is not None:
+            out = getattr(getattr(self._decoder.layers[index].self_attn, "o_proj", None), "weight", None)
+            out = out.data if out is not None and out.is_floating_point() else None
+        key, value, rotary = key[:, :, first:], value[:, :, first:], self._angles(key)
+        return Observation(index, self._layers, query, key, value, lse, scaling, masks, out, rotary)
+
+    def _angles(self, like: Tensor) -> Rotary | None:
+        """Of the positions that are judged; None if the policy does not ask for them or they are not known."""
+        if not getattr(self._policy, "needs_rotary", False) or self._decoder is None or self._positions is None:
+            return None
+        if self._positions.shape[-1] < self._prompt.length:
+            return None
+        if self._rotary is None or self._rotary.cos.device != like.device:
+            self._rotary = rotary_of(self._decoder.rotary_emb, self._positions, like)
+        judged = slice(self._from, self._to)
+        return replace(self._rotary, cos=self._rotary.cos[:, judged], sin=self._rotary.sin[:, judged])
 
     def _masks_on(self, device: torch.device) -> PromptMasks:
         if device not in self._masks:
@@ -168,12 +211,15 @@ class Prefill:
         return self._masks[device]
 
     def _prune(self, layer: CompactLayer, score: Tensor) -> None:
-        quota = self._quota[0] if len(self._quota) == 1 else torch.tensor(self._quota, device=score.device)
-        rows = self._policy.select(score, quota, self._masks_on(score.device))
+        rows = self._policy.select(score, self._budget(score.device), self._masks_on(score.device))
         if rows.shape[-1] < layer.entries - layer.settled or bool((rows < 0).any()):
             layer.prune(rows, layer.settled)
             self._meter.watch(layer.keys, layer.values)
         layer.settled = layer.entries
+
+    def _budget(self, device: torch.device) -> int | Tensor:
+        """Entries to keep of what is judged now; of every prompt where there are several."""
+        return self._quota[0] if len(self._quota) == 1 else torch.tensor(self._quota, device=device)
 
     def _share(self, row: int) -> int:
         """Entries of prompt `row` that the tokens now judged may keep: their text, their part of the video budget."""

@@ -3,7 +3,7 @@
 import torch
 
 from purekv_cli.method.layout import PromptMasks, VideoLayout
-from purekv_cli.method.policies.base import Observation
+from purekv_cli.method.policies.base import Observation, Rotary
 
 
 def prompt(
@@ -29,4 +29,16 @@ def observation(
     batch, length = masks.valid.shape
     query = torch.randn(batch, heads, length, 8, generator=generator) * 2
     key, value = (torch.randn(batch, kv_heads, length, 8, generator=generator) for _ in range(2))
-    return Observation(index, layers, query, key, value, None, 0.35, masks)
+    out = torch.randn(24, heads * 8, generator=generator)
+    return Observation(index, layers, query, key, value, None, 0.35, masks, out, rotary(batch, length))
+
+
+def rotary(batch: int, length: int, dim: int = 8) -> Rotary:
+    """Angles of text that counts its positions from 0, padding included; what follows counts on from `length`."""
+
+    def angles(start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        turns = torch.arange(start, start + count)[:, None] * 0.3 ** torch.arange(dim // 2)
+        both = torch.cat([turns, turns], -1).expand(batch, -1, -1)
+        return both.cos(), both.sin()
+
+    return Rotary(*angles(0, length), lambda count: angles(length, count))

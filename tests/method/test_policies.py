@@ -93,6 +93,7 @@ def test_a_prompt_keeps_the_same_alone_and_beside_a_longer_one(name, observe):
             key=beside.key[1:, :, pad:],
             value=beside.value[1:, :, pad:],
             masks=alone_masks,
+            rotary=replace(beside.rotary, cos=beside.rotary.cos[1:, pad:], sin=beside.rotary.sin[1:, pad:]),
         )
         for beside in both
     ]

@@ -4,7 +4,11 @@ from purekv_cli.errors import unknown
 from purekv_cli.method.config import MethodConfig, Observe
 from purekv_cli.method.policies.adakv import AdaKV
 from purekv_cli.method.policies.base import Observation, Policy
+from purekv_cli.method.policies.criticalkv import CriticalKV
 from purekv_cli.method.policies.dense import Dense
+from purekv_cli.method.policies.expected_attention import ExpectedAttention
+from purekv_cli.method.policies.fastkv import FastKV
+from purekv_cli.method.policies.fastv import FastV
 from purekv_cli.method.policies.h2o import H2O
 from purekv_cli.method.policies.infinipot_v import InfiniPotV
 from purekv_cli.method.policies.knorm import KNorm
@@ -34,6 +38,10 @@ POLICIES: dict[str, type[Policy]] = {
         AdaKV,
         TOVA,
         KNorm,
+        ExpectedAttention,
+        CriticalKV,
+        FastV,
+        FastKV,
         InfiniPotV,
         MixKV,
         VLCache,

@@ -1,12 +1,22 @@
 """The contract of a policy: two small functions, score and select, over what one layer shows in prefill."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 from torch import Tensor
 
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.layout import PromptMasks
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """How queries and keys of a prompt are turned: x cos + half(x) sin, half(a, b) = (-b, a)."""
+
+    cos: Tensor  # [B, N, D]
+    sin: Tensor  # [B, N, D]
+    ahead: Callable[[int], tuple[Tensor, Tensor]]  # cos and sin of the next n text positions, [B, n, D]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +35,16 @@ class Observation:
     lse: Tensor | None  # float32 [B, Hq, M], natural log; None unless the policy asks for it
     scaling: float
     masks: PromptMasks
+    out: Tensor | None = None  # [hidden, Hq * D], weight of the layer's output projection; None: not at hand
+    rotary: Rotary | None = None  # of the N positions, for a policy that `needs_rotary`; None: not at hand
 
 
 class Policy(Protocol):
     """One object a prefill: it may remember what lower layers showed.
 
     A policy whose formula names the rows it reads, whatever the dial `observe` says, says so in a class variable
-    `observes` ("question", "video" or "all"): the engine hands over at least those (see `policies.observes`).
+    `observes` ("question", "video" or "all"): the engine hands over at least those (see `policies.observes`). One that
+    reads `Observation.rotary` sets `needs_rotary`, one that ends tokens inside the model is a `Dropping`.
     """
 
     name: ClassVar[str]
@@ -60,3 +73,22 @@ class Policy(Protocol):
         `entries` is one number, or int64 [B] where the prompts of a batch differ in length.
         """
         ...
+
+
+class Dropping(Policy, Protocol):
+    """A policy that ends tokens inside the model: above a layer their hidden states are not computed either."""
+
+    drops_tokens: ClassVar[bool]  # True
+
+    def ends_at(self, layers: int) -> int:
+        """The layer that tokens end in: it still has keys and values of all, those above see only what flows."""
+        ...
+
+    def flows(self, score: Tensor, entries: int | Tensor, masks: PromptMasks) -> Tensor:
+        """The tokens that go on, bool [B, N], text and the last token among them; by the score of layer `ends_at`."""
+        ...
+
+
+def dropping(policy: Policy) -> Dropping | None:
+    """The policy if it ends tokens inside the model."""
+    return cast(Dropping, policy) if getattr(policy, "drops_tokens", False) else None

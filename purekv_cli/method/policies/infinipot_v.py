@@ -4,7 +4,8 @@
     VaN[t, p] = ||v_tp||_2
 
 The recent frames are kept first, out of TaR's half; where they do not fit, the latest of them. VaN's half goes to
-entries that are not kept already. No attention is read, so a clip can be pruned before anyone has asked.
+entries that are not kept already. No attention is read, so a clip can be pruned before anyone has asked. Pooling of the
+norms over places, which the authors' code can switch on, is left out.
 """
 
 from typing import ClassVar
@@ -17,7 +18,7 @@ from purekv_cli.errors import UsageError
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.layout import PromptMasks
 from purekv_cli.method.policies.base import Observation
-from purekv_cli.method.select import select
+from purekv_cli.method.select import marked, select
 
 RECENT = 0.25
 
@@ -25,7 +26,7 @@ RECENT = 0.25
 class InfiniPotV:
     name: ClassVar[str] = "infinipot-v"
     summary: ClassVar[str] = "Keeps recent frames and what differs from them, and large values, half and half."
-    source: ClassVar[str] = "InfiniPot-V (arXiv 2506.15745), TaR and VaN"
+    source: ClassVar[str] = "InfiniPot-V (arXiv 2506.15745), TaR and VaN as in the authors' code"
 
     def __init__(self, config: MethodConfig) -> None:
         del config  # nothing to set
@@ -47,9 +48,7 @@ class InfiniPotV:
         text = masks.protected.sum(-1)
         room = (torch.as_tensor(entries, device=score.device) - text).clamp(min=0)
         first = select(novelty, text + (room + 1) // 2, masks.protected, masks.valid)
-        length = score.shape[-1]
-        marks = torch.zeros(*norm.shape[:2], length + 1, dtype=torch.bool, device=score.device)
-        kept = marks.scatter_(-1, first.masked_fill(first < 0, length), True)[..., :length]
+        kept = marked(first, score.shape[-1])
         return select(norm.masked_fill(kept, 2.0), entries, masks.protected, masks.valid)
 
 
