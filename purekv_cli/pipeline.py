@@ -19,7 +19,7 @@ from purekv_cli.settings import ClipSettings, Settings
 from purekv_cli.video.decode import decode
 from purekv_cli.video.frames import Frames
 from purekv_cli.video.info import VideoInfo
-from purekv_cli.video.sample import SamplePlan, SampleSpec, sample
+from purekv_cli.video.sample import Mode, SamplePlan, SampleSpec, sample
 
 if TYPE_CHECKING:
     from purekv_cli.models.base import Adapter
@@ -56,14 +56,22 @@ class Plan:
         return full, kept
 
 
-def sample_spec(clip: ClipSettings) -> SampleSpec:
-    """The sampling that settings ask for; a bare --frames means that many, evenly."""
+def sample_spec(clip: ClipSettings, geometry: ModelGeometry) -> SampleSpec:
+    """The sampling that settings ask for; a bare --frames means that many, evenly.
+
+    A model that was trained on a number of frames gets as many of them, from the middles of equal parts of the clip.
+    """
     bare = clip.frames is not None and clip.fps is None
+    frames = clip.frames
+    mode: Mode | None = clip.sample or ("uniform" if bare else None)
+    if geometry.frames and clip.fps is None and clip.sample is None:
+        frames, mode = frames or geometry.frames, "middles"
+    caps = [most for most in (clip.max_frames, geometry.max_frames) if most is not None]
     values = {
-        "mode": clip.sample or ("uniform" if bare else None),
+        "mode": mode,
         "fps": clip.fps,
-        "frames": clip.frames,
-        "max_frames": clip.max_frames,
+        "frames": frames,
+        "max_frames": min(caps, default=None),
         "start": clip.start,
         "end": clip.end,
     }
@@ -97,10 +105,9 @@ def make_plan(
         )
     clip = clip_settings(preset, settings.clip)
     size = geometry.frame_size(info.height, info.width, clip.max_pixels)
-    step = geometry.grid(1, info.height, info.width, clip.max_pixels)
-    per_frame = math.prod(step) / geometry.temporal_patch
-    chosen = sample(info, sample_spec(clip), per_frame, room)
-    grid = (math.ceil(len(chosen.times) / geometry.temporal_patch), *step[1:])
+    per_frame = geometry.tokens_per_frame(info.height, info.width, clip.max_pixels)
+    chosen = sample(info, sample_spec(clip, geometry), per_frame, room)
+    grid = geometry.grid(len(chosen.times), info.height, info.width, clip.max_pixels)
     prompt = math.prod(grid) + TEXT_TOKENS
     kept = prompt
     if method.policy != "dense":

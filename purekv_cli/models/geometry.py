@@ -34,6 +34,8 @@ class ModelGeometry:
     side: int | None = None  # pixels: every frame becomes a square of this side; None: sized by the pixel bounds
     cells: int = 0  # with `side`: video tokens per side of a frame
     crop: bool = False  # with `side`: the square is cut from the middle of the frame, not the whole frame squeezed
+    frames: int | None = None  # that the model was trained on: so many are sampled, of the middles of equal parts
+    max_frames: int | None = None  # that the model takes; None: no bound of its own
 
     @property
     def cell(self) -> int:
@@ -69,6 +71,10 @@ class ModelGeometry:
             return steps, self.cells, self.cells
         rows, columns = self.frame_size(height, width, max_pixels)
         return steps, rows // self.cell, columns // self.cell
+
+    def tokens_per_frame(self, height: int, width: int, max_pixels: int | None = None) -> float:
+        """Video tokens of one frame of a longer clip."""
+        return math.prod(self.grid(self.temporal_patch, height, width, max_pixels)) / self.temporal_patch
 
     def kv_bytes(self, tokens: int, bytes_per_value: int = 2) -> int:
         """K and V of `tokens` tokens in all layers and heads."""

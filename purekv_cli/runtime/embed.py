@@ -17,7 +17,7 @@ def embed_prompt(model: PreTrainedModel, inputs: Inputs) -> Tensor:
     """Embeddings of all prompt tokens, [1, N, hidden], on the device of the embedding layer."""
     table = model.get_input_embeddings()
     device = next(table.parameters()).device
-    embeds: Tensor = table(inputs.input_ids.to(device))
+    embeds: Tensor = table(inputs.input_ids.clamp(min=0).to(device))  # below 0: stands for video, and is no word
     if not len(inputs.layout.video):
         return embeds
     features = video_features(model, inputs).to(embeds.device, embeds.dtype)

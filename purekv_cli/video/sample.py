@@ -1,9 +1,10 @@
 """Choose the times at which a clip is looked at. Pure functions: no file is touched.
 
 `fps` takes a frame every 1 / fps seconds from the start, as the Qwen processors do; when that is more than the caps on
-frames or tokens allow, the frames are spread evenly instead. `uniform` spreads a number of frames evenly; `keyframes`
-takes the encoder's keyframes, thinned evenly (cheap to decode, uneven in time). The spacing is part of the answer:
-Qwen2.5-VL's positions count real seconds per temporal grid (2 * seconds_per_frame).
+frames or tokens allow, the frames are spread evenly instead. `uniform` spreads a number of frames evenly; `middles`
+takes the middle frame of so many equal parts, one frame several times where there are fewer, as VideoLLaMA2 does;
+`keyframes` takes the encoder's keyframes, thinned evenly (cheap to decode, uneven in time). The spacing is part of the
+answer: Qwen2.5-VL's positions count real seconds per temporal grid (2 * seconds_per_frame).
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Literal
 from purekv_cli.errors import UsageError
 from purekv_cli.video.info import VideoInfo
 
-Mode = Literal["uniform", "fps", "keyframes"]
+Mode = Literal["uniform", "fps", "keyframes", "middles"]
 MAX_FRAMES = 768  # the Qwen2.5-VL processor's own limit
 SLACK = 1e-6  # s, frames: what float arithmetic may be off by
 
@@ -77,6 +78,12 @@ def sample(
         return SamplePlan(times, spacing, start, end, "; ".join(notes) or None)
 
     there = _frames_in(info, start, end)
+    if spec.mode == "middles" and spec.frames is not None:
+        count, first = min(spec.frames, cap), info.frame_at(start)
+        if count < spec.frames:
+            notes.append(f"{count} of {spec.frames} frames: {why}")
+        times = tuple(info.frame_times[first + index] for index in middles(there, count))
+        return SamplePlan(times, (end - start) / count, start, end, "; ".join(notes) or None)
     if spec.mode == "fps":
         # Durations carry the rounding of the container's clock: 3.999 s in mkv may be 4 s, and 8 frames at 2 a second.
         rounding = min(2 * float(info.time_base) * spec.fps, 0.05)
@@ -97,6 +104,12 @@ def sample(
     else:
         times = tuple(_snap(info, start + i / spec.fps) for i in range(count))
     return SamplePlan(times, spacing, start, end, "; ".join(notes) or None)
+
+
+def middles(total: int, count: int) -> list[int]:
+    """Indices of the frames in the middles of `count` equal parts of `total` frames; VideoLLaMA2's rounding."""
+    part = (total - 1) / count
+    return [round((part * i + part * (i + 1)) / 2 + 1e-6) for i in range(count)]
 
 
 def _range(info: VideoInfo, spec: SampleSpec) -> tuple[float, float, list[str]]:

@@ -4,6 +4,7 @@ Its sampler is a convolution of kernel 2 and stride 2 in all three axes: n becom
 being 1 in `stc_connector` (8 x 24 x 24 -> 5 x 13 x 13) and none in `stc_connector_v35` (16 x 27 x 27 -> 8 x 13 x 13).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,6 @@ FRAMES = 8  # where config.json does not say
 class ConnectorGeometry(ModelGeometry):
     """Sizes of one VideoLLaMA2; `side` and `cells` are of the square that the tower reads."""
 
-    frames: int = FRAMES  # that the model was trained on: how many are sampled unless the user says otherwise
     padding: int = 1  # of the connector's sampler
 
     def frame_size(self, height: int, width: int, max_pixels: int | None = None) -> tuple[int, int]:
@@ -34,7 +34,11 @@ class ConnectorGeometry(ModelGeometry):
 
     def shown(self, frames: int) -> int:
         """How many frames the tower sees of so many."""
-        return min(frames, MAX_FRAMES) if frames > 1 else self.frames
+        return min(frames, MAX_FRAMES) if frames > 1 else self.frames or FRAMES
+
+    def tokens_per_frame(self, height: int, width: int, max_pixels: int | None = None) -> float:
+        frames = self.shown(1)
+        return math.prod(self.grid(frames, height, width)) / frames
 
 
 def connector_geometry(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> ConnectorGeometry:
@@ -50,6 +54,7 @@ def connector_geometry(config: Mapping[str, Any], preprocessor: Mapping[str, Any
         side=tower.side,
         cells=(tower.side // tower.patch + 2 * padding) // 2,
         frames=config.get("num_frames") or FRAMES,
+        max_frames=MAX_FRAMES,
         padding=padding,
     )
 

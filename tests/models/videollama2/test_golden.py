@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from purekv_cli.models.videollama2 import golden_adapter
+from purekv_cli.models.videollama2.geometry import ConnectorGeometry, connector_padding
 from purekv_cli.models.videollama2.golden import Golden
+from purekv_cli.video.sample import middles
 
 FOLDER = Path(__file__).parents[2] / "data" / "videollama2"
 GOLDEN = json.loads((FOLDER / "golden.json").read_text())
@@ -57,3 +59,20 @@ def test_tower_connector_embeddings_and_logits(case: Case) -> None:
     close(embeds, data["inputs_embeds"])
     close(our.logits(embeds), data["logits"])
     assert our.greedy_tokens(embeds, len(facts["greedy_tokens"])) == facts["greedy_tokens"]
+
+
+@pytest.mark.parametrize("row", GOLDEN["frame_indices"], ids=lambda row: f"{row['num_frames']} of {row['total']}")
+def test_frames_are_the_middles_of_equal_parts(row: dict[str, Any]) -> None:
+    assert middles(row["total"], row["num_frames"]) == row["indices"]
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN["cases"]))
+def test_the_grid_is_known_before_anything_is_loaded(name: str) -> None:
+    facts = GOLDEN["cases"][name]
+    side, patch = (facts["vision_config"][key] for key in ("image_size", "patch_size"))
+    padding = connector_padding(facts["config"])
+    cells = (side // patch + 2 * padding) // 2
+    frames = facts["config"]["num_frames"]
+    shape = ConnectorGeometry(1, 1, 1, 1, side=side, cells=cells, frames=frames, padding=padding)
+    assert list(shape.grid(frames, 48, 68)) == facts["connector_grid_thw"]
+    assert shape.grid(1, 48, 68) == shape.grid(frames, 48, 68)  # a picture stands still for a whole clip
