@@ -106,9 +106,9 @@ def read_tower(model: PreTrainedModel) -> Tower:
 
 
 def find_tower(model: PreTrainedModel) -> nn.Module | None:
-    """The vision tower's module where Qwen's models keep it."""
+    """The vision tower's module where Qwen's models keep it, or VideoLLaMA2."""
     inner: Any = getattr(model, "model", model)
-    found = getattr(inner, "visual", None)
+    found = getattr(inner, "visual", None) or getattr(model, "vision_tower", None)
     return found if isinstance(found, nn.Module) else None
 
 

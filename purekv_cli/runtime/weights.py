@@ -70,6 +70,8 @@ def read_weights(model: PreTrainedModel) -> DecoderWeights:
     head = model.get_output_embeddings()
     if getattr(config, "hidden_act", None) != "silu":
         raise Unsupported(f"its activation is {getattr(config, 'hidden_act', None)}, not silu")
+    if getattr(config, "sliding_window", None) is not None:
+        raise Unsupported("it attends through a sliding window")
     parameters = list(decoder.parameters()) + ([head.weight] if head is not None else [])
     if len({p.device for p in parameters}) > 1 or any(p.device.type == "meta" for p in parameters):
         raise Unsupported("its layers lie on several devices")

@@ -41,6 +41,16 @@ class ConnectorGeometry(ModelGeometry):
         return math.prod(self.grid(frames, height, width)) / frames
 
 
+RELEASED = {  # by alias
+    "videollama2": ConnectorGeometry(
+        layers=32, heads=32, kv_heads=8, head_dim=128, side=336, cells=13, frames=16, max_frames=MAX_FRAMES
+    ),
+    "videollama2.1": ConnectorGeometry(
+        layers=28, heads=28, kv_heads=4, head_dim=128, side=384, cells=13, frames=16, max_frames=MAX_FRAMES, padding=0
+    ),
+}
+
+
 def connector_geometry(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> ConnectorGeometry:
     """From a released config.json, and the tower's where that is no released one.
 
