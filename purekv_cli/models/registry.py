@@ -15,6 +15,7 @@ from purekv_cli.errors import ModelUnavailable, unknown
 from purekv_cli.models import hub
 from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.models.hub import CachedModel, cached_models
+from purekv_cli.models.videollama2 import geometry as videollama2
 
 if TYPE_CHECKING:
     from purekv_cli.models.base import Adapter
@@ -40,12 +41,13 @@ __all__ = [
 
 AUTO, DEMO = "auto", "demo"
 ALIASES = {size: f"Qwen/Qwen2.5-VL-{size.upper()}-Instruct" for size in ("3b", "7b", "32b", "72b")}
-KNOWN = {
+ALIASES |= {"videollama2": "DAMO-NLP-SG/VideoLLaMA2-7B-16F", "videollama2.1": "DAMO-NLP-SG/VideoLLaMA2.1-7B-16F"}
+KNOWN: dict[str, ModelGeometry] = {
     "3b": ModelGeometry(layers=36, heads=16, kv_heads=2, head_dim=128),
     "7b": ModelGeometry(layers=28, heads=28, kv_heads=4, head_dim=128),
     "32b": ModelGeometry(layers=64, heads=40, kv_heads=8, head_dim=128),
     "72b": ModelGeometry(layers=80, heads=64, kv_heads=8, head_dim=128),
-}
+} | videollama2.RELEASED
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,17 @@ FAMILIES: dict[str, Family] = {
     "Qwen2_5_VLForConditionalGeneration": Family(
         "qwen2_5_vl", "Qwen2.5-VL", "qwen_vl:QwenVL", "the trained embedded model; small random weights"
     ),
+}
+FAMILIES |= {
+    f"Videollama2{language}ForCausalLM": Family(
+        "videollama2",
+        "VideoLLaMA2",
+        "videollama2.adapter:VideoLlama2Chat",
+        "every tensor of two small models of the reference implementation",
+        videollama2.connector_geometry,
+        "videollama2.checkpoint:Checkpoint",
+    )
+    for language in ("Mistral", "Mixtral", "Qwen2")
 }
 SUPPORTED = {architecture: family.name for architecture, family in FAMILIES.items()}
 _DOWNLOAD = {"3b": "7.5 GB", "7b": "16.6 GB", "32b": "67 GB", "72b": "147 GB"}
@@ -215,7 +228,7 @@ def family_of(name: str, config: Mapping[str, Any]) -> Family:
         what = f"{name} is a text-only model ({architectures[0]}): it has no eyes for a video"
     else:
         what = f"{name} is a model of the kind {architectures[0]}, which purekv cannot run"
-    titles = ", ".join(family.title for family in FAMILIES.values())
+    titles = ", ".join(dict.fromkeys(family.title for family in FAMILIES.values()))
     raise ModelUnavailable(what, f"Supported are: {titles} (such as -m 3b). To add a family: docs/adding-a-family.md.")
 
 

@@ -37,6 +37,8 @@ def test_known_sizes_give_the_known_bytes() -> None:
         "7b": 56,
         "32b": 256,
         "72b": 320,
+        "videollama2": 128,
+        "videollama2.1": 56,
     }
 
 
