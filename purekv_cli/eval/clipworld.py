@@ -4,54 +4,39 @@
 
 Every clip is rendered from its seed, written as H.264, probed, sampled at its own frame times, decoded, and asked
 questions of different types; answers are generated greedily and compared by exact match up to case and punctuation. One
-JSON line an answer goes to --out, the table to stdout.
+JSON line an answer goes to --out, the table to stdout. `--way replay` comes to the same results many times faster.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import random
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from purekv_cli.demo.clips import SUITES, Clip, make_clip, write_clip
-from purekv_cli.demo.language import Question, matches
-from purekv_cli.eval.arms import Arm, arms
-from purekv_cli.eval.table import by_suite
-from purekv_cli.models.base import Adapter
-from purekv_cli.runtime.engine import Engine
-from purekv_cli.runtime.events import Answer
-from purekv_cli.runtime.sampling import Generation
+from purekv_cli.demo.language import Question
+from purekv_cli.eval.arms import WHENS, Arm, When, arms
+from purekv_cli.eval.fragments import split_part
+from purekv_cli.eval.records import Graded, Item
+from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.video.decode import decode
 from purekv_cli.video.frames import Frames
 from purekv_cli.video.probe import probe
 from purekv_cli.video.sample import SampleSpec, sample
 
-_LONGEST_ANSWER = 96  # tokens; the world's longest narration has fewer
+if TYPE_CHECKING:
+    from purekv_cli.models.base import Adapter
 
-
-@dataclass(frozen=True, slots=True)
-class Graded:
-    """One answer and whether it is right."""
-
-    suite: str
-    seed: int
-    type: str
-    question: str
-    truth: str
-    answer: str
-    right: bool
-    policy: str
-    budget: str
-    when: str
-    kv_bytes_full: int
-    kv_bytes_kept: int
+_NAME = "clipworld/"
 
 
 def chosen_questions(clip: Clip, count: int | None) -> list[Question]:
@@ -64,62 +49,94 @@ def chosen_questions(clip: Clip, count: int | None) -> list[Question]:
     return narration + random.Random(f"questions {clip.seed}").sample(others, count - len(narration))
 
 
-def frames_of(clip: Clip, adapter: Adapter) -> Frames:
+def items_of(clip: Clip, count: int | None = None) -> list[Item]:
+    """The clip's questions as items."""
+    video = f"{_NAME}{clip.suite}/{clip.seed}"
+    return [
+        Item(clip.suite, video, f"{video}/{question.type}", question.type, question.text, question.answer)
+        for question in chosen_questions(clip, count)
+    ]
+
+
+def clip_frames(clip: Clip, geometry: ModelGeometry) -> Frames:
     """The clip's own frames, as its mp4 file gives them back."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         write_clip(clip, path)
         info = probe(path)
         plan = sample(info, SampleSpec(fps=1 / clip.seconds_per_frame, max_frames=info.frame_count))
-        return decode(info, plan, adapter.geometry.frame_size(info.height, info.width), threads=1)
+        return decode(info, plan, geometry.frame_size(info.height, info.width), threads=1)
 
 
-def grade(adapter: Adapter, clip: Clip, compared: Sequence[Arm], count: int | None = None) -> Iterator[Graded]:
-    """Ask the clip's questions in every arm."""
-    frames = frames_of(clip, adapter)
-    questions = chosen_questions(clip, count)
-    inputs = adapter.prepare(frames, questions[0].text)
-    embeds, longest = None, Generation(max_tokens=_LONGEST_ANSWER)
-    for arm in compared:
-        session = Engine(adapter, arm.config).open(inputs)
-        session.embeds = embeds  # the vision tower sees a clip once, whatever is compared
-        for question in questions:
-            *_, answer = session.ask(question.text, longest, shared=arm.when == "unknown")
-            assert isinstance(answer, Answer)
-            yield Graded(
-                suite=clip.suite,
-                seed=clip.seed,
-                type=question.type,
-                question=question.text,
-                truth=question.answer,
-                answer=answer.text,
-                right=matches(answer.text, question.answer),
-                policy=arm.policy,
-                budget=arm.budget,
-                when=arm.when,
-                kv_bytes_full=answer.stats.kv_bytes_full,
-                kv_bytes_kept=answer.stats.kv_bytes_kept,
-            )
-        embeds = session.embeds
+def frames_of(video: str, adapter: "Adapter") -> Frames:
+    """The frames of an item's video: a clip of this world by its name, or a file (or part of one), sampled as usual."""
+    if video.startswith(_NAME):
+        _, suite, seed = video.split("/")
+        return clip_frames(make_clip(int(seed), suite), adapter.geometry)
+    path, start, end = split_part(video)
+    info = probe(path)
+    plan = sample(info, SampleSpec(start=start, end=end))
+    return decode(info, plan, adapter.geometry.frame_size(info.height, info.width))
 
 
-_adapter: Adapter | None = None  # of a worker process
+def videos(
+    suite: str,
+    seeds: Iterable[int],
+    geometry: ModelGeometry,
+    *,
+    questions: int | None = None,
+    unseen_wordings: bool = False,
+    workers: int = 0,
+) -> Iterator[tuple[list[Item], Frames]]:
+    """Every clip's items and frames, in order; with workers, made by so many processes ahead of who asks for them."""
+    requests = [(seed, suite, unseen_wordings, geometry, questions) for seed in seeds]
+    if not workers:
+        yield from map(_made, requests)
+        return
+    waiting: deque[Future[tuple[list[Item], Frames]]] = deque()
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread) as pool:
+        try:
+            for request in requests:
+                waiting.append(pool.submit(_made, request))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
-def _start_worker(model: str, device: str) -> None:
-    global _adapter
+def _one_thread() -> None:
     import torch
 
+    torch.set_num_threads(1)
+
+
+def _made(request: tuple[int, str, bool, ModelGeometry, int | None]) -> tuple[list[Item], Frames]:
+    seed, suite, unseen_wordings, geometry, questions = request
+    clip = make_clip(seed, suite, unseen_wordings)
+    return items_of(clip, questions), clip_frames(clip, geometry)
+
+
+_way: Any = None  # of a worker process
+
+
+def _start_worker(model: str, device: str, way: str) -> None:
+    global _way
+    from purekv_cli.eval.engine_way import EngineWay
+    from purekv_cli.eval.replay import ReplayWay
     from purekv_cli.models.registry import load, resolve
 
-    torch.set_num_threads(1)
-    _adapter = load(resolve(model, offline=True), device=device)
+    _one_thread()
+    adapter = load(resolve(model, offline=True), device=device)
+    _way = EngineWay(adapter) if way == "engine" else ReplayWay(adapter)
 
 
-def _work(task: tuple[int, str, bool, list[Arm], int | None]) -> list[dict[str, Any]]:
+def _work(task: tuple[int, str, bool, list[Arm], int | None]) -> list[Graded]:
     seed, suite, unseen_wordings, compared, count = task
-    assert _adapter is not None
-    return [asdict(graded) for graded in grade(_adapter, make_clip(seed, suite, unseen_wordings), compared, count)]
+    clip = make_clip(seed, suite, unseen_wordings)
+    return list(_way.grade(items_of(clip, count), compared, None))
 
 
 def main() -> None:
@@ -130,13 +147,16 @@ def main() -> None:
     parser.add_argument("--questions", type=int, help="per clip, the narration among them (default: all)")
     parser.add_argument("--policy", default="purekv,purekv-paper,random", help="besides dense")
     parser.add_argument("--budget", default="0.2", help="comma-separated")
+    parser.add_argument("--when", default=",".join(WHENS), help="moments of pruning: unknown, known, prompt")
     parser.add_argument("--unseen-wordings", action="store_true", help="ask in wordings kept from training")
+    parser.add_argument("--way", choices=("engine", "replay"), default="engine", help="how arms are run")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, help="one JSON line an answer")
     given = parser.parse_args()
-    compared = list(arms(given.policy.split(","), given.budget.split(","), ("unknown", "prompt")))
+    whens: list[When] = [when for when in given.when.split(",") if when in get_args(When)]
+    compared = list(arms(given.policy.split(","), given.budget.split(","), whens))
     suites = given.suite or ["medium"]
     tasks = [
         (seed, suite, given.unseen_wordings, compared, given.questions)
@@ -145,19 +165,23 @@ def main() -> None:
     ]
     context = multiprocessing.get_context("spawn")
     results: list[dict[str, Any]] = []
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with (
         given.out.open("w", encoding="utf-8") if given.out else nullcontext() as lines,
         ProcessPoolExecutor(
-            given.workers, mp_context=context, initializer=_start_worker, initargs=(given.model, given.device)
+            given.workers, context, initializer=_start_worker, initargs=(given.model, given.device, given.way)
         ) as pool,
     ):
-        for done, graded in enumerate(pool.map(_work, tasks), 1):
-            results += graded
+        for done, rows in enumerate(pool.map(_work, tasks), 1):
+            found = [asdict(row) for row in rows]
+            results += found
             if lines:
-                lines.write("".join(json.dumps(row) + "\n" for row in graded))
+                lines.write("".join(json.dumps(row) + "\n" for row in found))
                 lines.flush()
             if done % 10 == 0:
                 print(f"{done} of {len(tasks)} clips", file=sys.stderr, flush=True)
+    from purekv_cli.eval.table import by_suite
+
     print(by_suite(results))
 
 

@@ -5,10 +5,11 @@ with real pruning and generation; `replay` reads every arm off one dense prefill
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from purekv_cli.eval.arms import Arm, When
+from purekv_cli.video.frames import Frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +43,33 @@ class Graded:
     propagate: str | None
     sparse: bool
     kv_bytes_full: int  # K and V of prefix, video, question and template, all layers and heads
-    kv_bytes_kept: int  # of these, what stays in the cache while the answer is made
+    kv_bytes_kept: int  # of these, what the cache's tensors hold as the answer begins, padding of uneven heads included
     kl: float | None  # nats, mean over the true answer's tokens and its end: dense || arm, teacher-forced
     agreement: float | None  # share of those tokens whose first choice is the same as dense's
     error: str | None = None  # why there is no answer; then `right` is False and counts for nothing
     probe: str | None = None  # as in Arm
 
 
+def graded(item: Item, arm: Arm, **found: Any) -> Graded:
+    """The record of an item in an arm; what is not found is that of an answer that could not be made."""
+    values: dict[str, Any] = {
+        **{name: getattr(item, name) for name in ("suite", "video", "id", "type", "question", "truth")},
+        **asdict(arm),
+        **{"answer": "", "right": False, "kv_bytes_full": 0, "kv_bytes_kept": 0, "kl": None, "agreement": None},
+    }
+    return Graded(**{**values, **found})
+
+
 class Way(Protocol):
     """How items are graded."""
 
-    def grade(self, items: Sequence[Item], arms: Sequence[Arm]) -> Iterator[Graded]:
+    def grade(self, items: Sequence[Item], arms: Sequence[Arm], frames: Frames | None = None) -> Iterator[Graded]:
         """Grade all items of one video, in the data set's order, in every arm.
 
         With `unknown` the items share what was pruned once, and the first one's length sets the budget's room for a
         question: give a video's items together. What one item or arm cannot do becomes its `error`.
+
+        Args:
+            frames: of the video, where they have been decoded; None: they are read here, as `clipworld.frames_of` does.
         """
         ...

@@ -58,7 +58,7 @@ def by_suite(rows: Sequence[Row]) -> str:
     parts = []
     for suite in dict.fromkeys(row["suite"] for row in rows):
         of_suite = [row for row in rows if row["suite"] == suite]
-        parts.append(f"{suite}: {len({row['seed'] for row in of_suite})} clips\n\n{markdown(of_suite)}\n")
+        parts.append(f"{suite}: {len({row['video'] for row in of_suite})} clips\n\n{markdown(of_suite)}\n")
     return "\n".join(parts)
 
 

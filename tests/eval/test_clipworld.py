@@ -1,19 +1,14 @@
-"""The quality bench: which arms there are, how answers are counted, and one clip through all of it."""
+"""The rendered world as a data set: which questions are asked, what comes back from its files; and its table."""
 
 import numpy as np
 import pytest
 
 from purekv_cli.demo.clips import make_clip
-from purekv_cli.eval.arms import arms
-from purekv_cli.eval.clipworld import chosen_questions, frames_of, grade
+from purekv_cli.eval.clipworld import chosen_questions, clip_frames, videos
 from purekv_cli.eval.table import markdown, mean_of_types, wilson
-from purekv_cli.models.base import Adapter
-from purekv_cli.models.registry import load, resolve
+from purekv_cli.models.registry import resolve
 
-
-@pytest.fixture(scope="module")
-def demo() -> Adapter:
-    return load(resolve("demo"), dtype="float32", device="cpu")
+GEOMETRY = resolve("demo").geometry
 
 
 def test_questions_are_chosen_by_the_seed_and_hold_the_narration() -> None:
@@ -49,21 +44,19 @@ def test_the_table_compares_with_dense_and_states_bytes() -> None:
     assert pruned.endswith("| 0.0% (n 1) | 0.500 |")
 
 
-def test_a_clip_comes_back_from_its_file_frame_by_frame(demo: Adapter) -> None:
+def test_a_clip_comes_back_from_its_file_frame_by_frame() -> None:
     clip = make_clip(5, "short")
-    frames = frames_of(clip, demo)
+    frames = clip_frames(clip, GEOMETRY)
     assert frames.seconds_per_frame == pytest.approx(clip.seconds_per_frame)
     assert np.abs(frames.pixels.astype(int) - clip.frames()).mean() < 6  # grey levels: H.264's loss, no frame amiss
 
 
-def test_a_clip_is_graded_in_every_arm(demo: Adapter) -> None:
-    clip = make_clip(8, "short")
-    compared = list(arms(["random"], ["0.2"], ("unknown", "prompt")))
-    graded = list(grade(demo, clip, compared, count=2))
-    assert [(g.policy, g.when) for g in graded] == [(arm.policy, arm.when) for arm in compared for _ in range(2)]
-    dense, unknown, prompt = graded[0], graded[2], graded[4]
-    assert dense.kv_bytes_kept >= dense.kv_bytes_full
-    assert prompt.kv_bytes_kept / prompt.kv_bytes_full <= 0.2
-    assert unknown.kv_bytes_kept < 0.3 * unknown.kv_bytes_full
-    for g in graded:
-        assert g.right == (g.answer.strip(" .").lower() == g.truth.strip(" .").lower()), g
+def test_worker_processes_make_the_same_clips_in_order() -> None:
+    alone = list(videos("short", range(3), GEOMETRY, questions=2))
+    ahead = list(videos("short", range(3), GEOMETRY, questions=2, workers=1))
+    for (items, frames), (same, again) in zip(alone, ahead, strict=True):
+        assert items == same
+        assert (frames.pixels == again.pixels).all()
+    assert [items[0].video for items, _ in alone] == [f"clipworld/short/{seed}" for seed in range(3)]
+    assert all(len(items) == 2 for items, _ in alone)
+    assert len({item.id for items, _ in alone for item in items}) == 6

@@ -1,0 +1,164 @@
+"""Every arm as a user would have it: a prefill of its own, real pruning, an answer generated greedily, bytes counted.
+
+Works with every model and is slow; `replay` must come to the same answers.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from purekv_cli.errors import PureKVError
+from purekv_cli.eval.answers import is_right, prompt
+from purekv_cli.eval.arms import Arm
+from purekv_cli.eval.clipworld import frames_of
+from purekv_cli.eval.records import Graded, Item, graded
+from purekv_cli.method.layout import VideoLayout
+from purekv_cli.models.base import Adapter
+from purekv_cli.runtime.answering import Turn, answering, next_position, text_positions
+from purekv_cli.runtime.attach import attach
+from purekv_cli.runtime.cache import CompactCache
+from purekv_cli.runtime.embed import embed_tokens
+from purekv_cli.runtime.engine import Engine
+from purekv_cli.runtime.events import Answer
+from purekv_cli.runtime.prompt import Prompt
+from purekv_cli.runtime.sampling import Generation
+from purekv_cli.runtime.session import Session
+from purekv_cli.video.frames import Frames
+
+LONGEST_ANSWER = 96  # tokens; the demo world's longest narration has fewer
+
+
+class EngineWay:
+    """Implements `records.Way` for every adapter.
+
+    `kl` and `agreement` are known for arms that come after dense, which goes first.
+    """
+
+    def __init__(self, adapter: Adapter, longest: int = LONGEST_ANSWER) -> None:
+        self._adapter, self._generation = adapter, Generation(max_tokens=longest)
+
+    def grade(self, items: Sequence[Item], arms: Sequence[Arm], frames: Frames | None = None) -> Iterator[Graded]:
+        """See `records.Way`."""
+        inputs = self._adapter.prepare(frames or frames_of(items[0].video, self._adapter), prompt(items[0]))
+        embeds, dense = None, dict[str, Tensor]()
+        for arm in arms:
+            session = Engine(self._adapter, arm.config).open(inputs)
+            session.embeds = embeds  # the vision tower sees a clip once, whatever is compared
+            for item in items:
+                try:
+                    yield self._graded(session, item, arm, dense)
+                except PureKVError as error:
+                    yield graded(item, arm, error=str(error))
+            embeds = session.embeds
+
+    def _graded(self, session: Session, item: Item, arm: Arm, dense: dict[str, Tensor]) -> Graded:
+        question = prompt(item)
+        if arm.when == "known" or (arm.when == "unknown" and arm.probe is not None and session.mark is None):
+            self._prune(session, question, question if arm.when == "known" else arm.probe or "")
+        with self._first_logits() as first:
+            *_, answer = session.ask(question, self._generation, shared=arm.when != "prompt")
+        assert isinstance(answer, Answer)
+        asked = self._adapter.prefix_length(session.inputs) + self._adapter.tail(question).shape[1]
+        assert session.cache is not None
+        session.cache.rewind(asked)
+        kept = sum(layer.entries * layer.entry_bytes for layer in session.cache.layers)  # without room for an answer
+        logprobs = self._along(session, item, first[0], arm)
+        if arm.policy == "dense":
+            dense[item.id] = logprobs
+        of_dense = dense.get(item.id)
+        return graded(
+            item,
+            arm,
+            answer=answer.text,
+            right=is_right(item, answer.text),
+            kv_bytes_full=answer.stats.kv_bytes_full,
+            kv_bytes_kept=kept,
+            kl=None if of_dense is None else divergence(of_dense, logprobs),
+            agreement=None if of_dense is None else agreement(of_dense, logprobs),
+        )
+
+    def _prune(self, session: Session, question: str, text: str) -> None:
+        """Read the clip with `text` after it, prune, and forget the text; `question` is what will be asked."""
+        inputs, adapter = session.inputs, self._adapter
+        prefix, tail = adapter.prefix_length(inputs), adapter.tail(text)
+        start, count = next_position(inputs.position_ids[..., :prefix]), tail.shape[1]
+        after = text_positions(inputs.position_ids, prefix, start, count)
+        whole = Prompt.of_layouts([VideoLayout(prefix + count, inputs.layout.video, inputs.layout.grid)])
+        whole.reserve = adapter.tail(question).shape[1] - count
+        turn = Turn(
+            text,
+            torch.cat([inputs.input_ids[:, :prefix], tail], 1),
+            torch.cat([inputs.position_ids[..., :prefix], after], -1),
+            whole,
+        )
+        for _ in answering(session, turn, replace(self._generation, max_tokens=1)):
+            pass
+        assert session.cache is not None
+        forget(session.cache, prefix)
+        session.mark = prefix
+
+    @contextmanager
+    def _first_logits(self) -> Iterator[list[Tensor]]:
+        """Collects the logits [1, vocabulary] that the answer's first token was chosen by."""
+        found: list[Tensor] = []
+
+        def keep(_module: Any, _args: Any, out: Tensor) -> None:
+            if not found:
+                found.append(out.reshape(1, -1).clone())
+
+        hook = self._adapter.model.get_output_embeddings().register_forward_hook(keep)
+        try:
+            yield found
+        finally:
+            hook.remove()
+
+    @torch.inference_mode()
+    def _along(self, session: Session, item: Item, first: Tensor, arm: Arm) -> Tensor:
+        """Log-probabilities of the true answer's tokens and its end, float32 [m + 1, vocabulary]: fed over
+        the same cache."""
+        adapter, cache, inputs = self._adapter, session.cache, session.inputs
+        assert cache is not None
+        encoded = adapter.tokenizer.encode(item.truth, add_special_tokens=False)
+        logits = first.float()
+        if encoded:
+            truth = torch.tensor([encoded], device=adapter.device)
+            prefix = adapter.prefix_length(inputs)
+            asked = cache.get_seq_length()
+            start = next_position(inputs.position_ids[..., :prefix]) + asked - prefix
+            positions = text_positions(inputs.position_ids, asked, start, len(encoded))
+            with attach(adapter.model, arm.config) as attached:
+                out = attached.decoder(
+                    inputs_embeds=embed_tokens(adapter.model, truth),
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            later = adapter.model.get_output_embeddings()(out.last_hidden_state)[0]
+            logits = torch.cat([logits, later.float()])
+        return logits.log_softmax(-1)
+
+
+def forget(cache: CompactCache, length: int) -> None:
+    """Drop every entry from prompt position `length` on, pruned or not: text is read again over what stays."""
+    for layer in cache.layers:
+        positions = layer.kept_pos
+        stays = (positions >= 0) & (positions < length)
+        most = int(stays.sum(-1).max())
+        number = torch.arange(positions.shape[-1], device=positions.device)
+        rows = torch.where(stays, number, positions.shape[-1]).sort(-1).values[..., :most]
+        layer.prune(rows.masked_fill(rows == positions.shape[-1], -1))
+        layer.cumulative_length = length
+
+
+def divergence(dense: Tensor, arm: Tensor) -> float:
+    """KL(dense || arm) in nats, mean over the places of log-probabilities [n, vocabulary]."""
+    return float((dense.exp() * (dense - arm)).sum(-1).mean().clamp(min=0.0))
+
+
+def agreement(dense: Tensor, arm: Tensor) -> float:
+    """Share of the places where both choose the same token first."""
+    return float((dense.argmax(-1) == arm.argmax(-1)).float().mean())

@@ -1,0 +1,101 @@
+"""Every arm read off one dense prefill of a clip, teacher-forced.
+
+A policy decides by the queries, keys, values and log-sum-exp of a dense prefill, so one prefill of the clip, and one
+reading of each question, serve all policies, budgets and moments. An answer generated greedily equals the true one just
+when every token of it, and the end, is the model's first choice after the true tokens before it: the true answer is fed
+once, for many arms in one batch. Where the first other choice may still lead to an answer that counts as right (another
+case, no full stop, an option's letter), the answer is generated.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from purekv_cli.demo.language import normalise
+from purekv_cli.eval.answers import is_right, prompt
+from purekv_cli.eval.arms import Arm
+from purekv_cli.eval.clipworld import frames_of
+from purekv_cli.eval.records import Graded, Item, graded
+from purekv_cli.eval.replay_plans import Plan, Plans
+from purekv_cli.eval.replay_prefill import Captured, captured
+from purekv_cli.eval.replay_rows import Asked, Row, greedy, tell
+from purekv_cli.models.base import Adapter
+from purekv_cli.video.frames import Frames
+
+LONGEST_ANSWER = 96  # tokens that are generated at most; the demo world's longest narration has fewer
+_AND_SO_ON = " [wrong here]"
+
+
+class ReplayWay:
+    """Implements `records.Way` for decoders that are read straight from their weights."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+
+    @torch.inference_mode()
+    def grade(self, items: Sequence[Item], arms: Sequence[Arm], frames: Frames | None = None) -> Iterator[Graded]:
+        """See `records.Way`."""
+        clip = captured(self._adapter, frames or frames_of(items[0].video, self._adapter))
+        every = _asked(clip, items)
+        plans = Plans(clip, every)
+        for number, item in enumerate(items):
+            yield from self._graded(clip, item, every[number], arms, plans.of(number, arms))
+
+    def _graded(
+        self, clip: Captured, item: Item, asked: Asked, arms: Sequence[Arm], plans: Sequence[Plan | str]
+    ) -> Iterator[Graded]:
+        """One question in every arm."""
+        told = iter(tell(clip, asked, [plan.row for plan in plans if isinstance(plan, Plan)]))
+        text = len(asked.tail) * len(clip.states)
+        full = clip.length * len(clip.states) + text
+        for arm, plan in zip(arms, plans, strict=True):
+            if isinstance(plan, str):
+                yield graded(item, arm, error=plan)
+                continue
+            choices, kl, agreement = next(told)
+            answer, right = self._answer(clip, item, asked, plan.row, choices)
+            yield graded(
+                item,
+                arm,
+                answer=answer,
+                right=right,
+                kv_bytes_full=full * clip.entry_bytes,
+                kv_bytes_kept=(plan.entries + (0 if plan.row.after_prompt else text)) * clip.entry_bytes,
+                kl=kl,
+                agreement=agreement,
+            )
+
+    def _answer(self, clip: Captured, item: Item, asked: Asked, row: Row, choices: Sequence[int]) -> tuple[str, bool]:
+        """The answer as far as it is known, and whether it is right."""
+        truth, stops = asked.truth.tolist(), self._adapter.stop_ids
+        same = next((i for i, (a, b) in enumerate(zip(choices, truth, strict=False)) if a != b), len(truth))
+        ends = choices[same] in stops
+        if same == len(truth) and ends:
+            return item.truth, True
+        said = self._text(choices[: same + (not ends)])
+        if ends:
+            return said, is_right(item, said)
+        if not item.options and not normalise(item.truth).startswith(normalise(said)):
+            return said + _AND_SO_ON, False
+        answer = self._text(greedy(clip, asked, row, stops, LONGEST_ANSWER))
+        return answer, is_right(item, answer)
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        decode = self._adapter.tokenizer.decode
+        return str(decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _asked(clip: Captured, items: Sequence[Item]) -> list[Asked]:
+    """All questions with their true answers, read densely in one batch."""
+    adapter, device = clip.adapter, clip.embeds.device
+    tails = [adapter.tail(prompt(item))[0] for item in items]
+    truths = [
+        torch.tensor(adapter.tokenizer.encode(item.truth, add_special_tokens=False), dtype=torch.int64, device=device)
+        for item in items
+    ]
+    texts = clip.texts([torch.cat(pair) for pair in zip(tails, truths, strict=True)])
+    asked = []
+    for row, (tail, truth) in enumerate(zip(tails, truths, strict=True)):
+        places = texts.hidden[row, len(tail) - 1 : len(tail) + len(truth)]
+        asked.append(Asked(tail, truth, clip.logprobs(places), texts, row))
+    return asked

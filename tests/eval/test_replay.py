@@ -1,0 +1,91 @@
+"""Replay comes to what the engine comes to, arm by arm: right or wrong, bytes, KL."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from purekv_cli.demo.clips import make_clip
+from purekv_cli.eval.arms import WHENS, Arm, When
+from purekv_cli.eval.clipworld import clip_frames, items_of
+from purekv_cli.eval.engine_way import EngineWay
+from purekv_cli.eval.records import Graded, Item
+from purekv_cli.eval.replay import ReplayWay
+from purekv_cli.models.base import Adapter
+from purekv_cli.models.registry import load, resolve
+from purekv_cli.video.frames import Frames
+
+DENSE = Arm("dense", "1", "unknown")
+Key = tuple[object, ...]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Adapter:
+    return load(resolve("demo"), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clip(demo: Adapter) -> tuple[list[Item], Frames]:
+    """Its first twelve frames: enough to differ, and to be wrong at times."""
+    made = make_clip(11, "short")
+    frames = clip_frames(made, demo.geometry)
+    cut = {name: getattr(frames, name)[:12] for name in ("pixels", "times", "targets")}
+    return items_of(made, 3), replace(frames, **cut)
+
+
+def by_arm(rows: Sequence[Graded]) -> dict[Key, Graded]:
+    return {(g.id, g.policy, g.budget, g.when, g.propagate, g.sparse, g.probe): g for g in rows}
+
+
+def both(demo: Adapter, clip: tuple[list[Item], Frames], arms: Sequence[Arm]) -> list[tuple[Graded, Graded]]:
+    """(replay's, engine's) of every item and arm, dense among them."""
+    items, frames = clip
+    replayed, run = (by_arm(list(way(demo).grade(items, [DENSE, *arms], frames))) for way in (ReplayWay, EngineWay))
+    assert len(replayed) == len(items) * (1 + len(arms))
+    assert replayed.keys() == run.keys()
+    return [(replayed[key], run[key]) for key in replayed]
+
+
+def assert_same(pairs: Sequence[tuple[Graded, Graded]]) -> None:
+    for ours, engines in pairs:
+        assert (ours.right, ours.error) == (engines.right, engines.error), (ours, engines)
+        if ours.error:
+            continue
+        assert (ours.kv_bytes_full, ours.kv_bytes_kept) == (engines.kv_bytes_full, engines.kv_bytes_kept), ours
+        assert ours.kl == pytest.approx(engines.kl, rel=1e-2, abs=1e-4)
+        assert ours.agreement == pytest.approx(engines.agreement)
+        if not ours.answer.endswith("[wrong here]"):
+            assert ours.answer == engines.answer
+
+
+@pytest.mark.parametrize("when", WHENS)
+def test_every_moment_is_the_engines(demo: Adapter, clip: tuple[list[Item], Frames], when: When) -> None:
+    """Layers that wait (vl-cache), budgets by layer (pyramidkv) and by head (adakv), one set for all (purekv)."""
+    arms = [Arm(policy, "0.25", when) for policy in ("purekv", "vl-cache", "pyramidkv", "adakv")]
+    assert_same(both(demo, clip, [*arms, Arm("purekv", "0.18", when)]))
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        Arm("purekv", "0.2", "unknown", probe=""),
+        Arm("purekv", "0.2", "unknown", probe="What happens?"),
+        Arm("purekv", "0.2", "known", propagate="4:0.35"),
+        Arm("purekv", "0.2", "prompt", propagate="4:0.35"),
+        Arm("purekv", "0.2", "unknown", sparse=True),
+        Arm("purekv", "0.2", "prompt", sparse=True),
+        Arm("purekv", "0.01", "known"),
+    ],
+    ids=str,
+)
+def test_probes_and_prefills_of_their_own_are_the_engines(
+    demo: Adapter, clip: tuple[list[Item], Frames], arm: Arm
+) -> None:
+    assert_same(both(demo, clip, [arm]))
+
+
+def test_dense_diverges_from_itself_by_nothing(demo: Adapter, clip: tuple[list[Item], Frames]) -> None:
+    items, frames = clip
+    for graded in ReplayWay(demo).grade(items, [DENSE, Arm("random", "1", "known")], frames):
+        assert (graded.kl, graded.agreement) == (0.0, 1.0)
+        assert graded.kv_bytes_kept == graded.kv_bytes_full
