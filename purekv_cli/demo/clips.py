@@ -2,7 +2,8 @@
 
 Seeds in :data:`HELD_OUT_SEEDS` are never trained on; training draws its scenes from seeds at and above
 :data:`FIRST_TRAINING_SEED`. Four suites differ in length alone; frame spacing (0.25 to 4 s per temporal patch of two
-frames) and, in three clips of ten, the resolution are drawn from the seed.
+frames) and, in three clips of ten, the resolution are drawn from the seed. The outdoors suites show the same scenes
+before another ground, under a moving camera; they are for tests only.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ import numpy as np
 from purekv_cli.demo.language import QUESTION_TYPES, Question, ask
 from purekv_cli.demo.world import FRAME_SIDES, Scene, make_scene
 
-SUITES = {"short": 16, "medium": 32, "long": 64, "verylong": 128}
+SUITES = {
+    "short": 16, "medium": 32, "long": 64, "verylong": 128,
+    "outdoors-short": 16, "outdoors": 32, "outdoors-long": 64,
+}  # fmt: skip
+#: the suite whose scenes and questions an outdoors suite shares, seed by seed; its ground and camera are outdoors.py's
+INDOORS = {"outdoors-short": "short", "outdoors": "medium", "outdoors-long": "long"}
 HELD_OUT_SEEDS = range(0, 1_000_000)
 FIRST_TRAINING_SEED = 1_000_000_000
 
@@ -41,7 +47,12 @@ class Clip:
         from purekv_cli.demo.render import render_frames
         from purekv_cli.demo.staging import stage
 
-        return render_frames(stage(self.scene), self.scene.height, self.scene.width).numpy()
+        staging, behind = stage(self.scene), None
+        if self.suite in INDOORS:
+            from purekv_cli.demo.outdoors import backdrop
+
+            behind = backdrop(self.scene, staging)
+        return render_frames(staging, self.scene.height, self.scene.width, behind).numpy()
 
 
 def draw_spacing(rng: random.Random) -> int:
@@ -59,11 +70,12 @@ def draw_size(rng: random.Random, share_of_others: float = 0.3) -> tuple[int, in
 def make_clip(seed: int, suite: str = "medium", unseen_wordings: bool = False) -> Clip:
     """The clip of a seed, with one question of every type that fits it.
 
-    suite: short, medium, long or verylong (16, 32, 64, 128 temporal patches).
+    suite: short, medium, long or verylong (16, 32, 64, 128 temporal patches), outdoors-short, outdoors or
+        outdoors-long (16, 32, 64).
     unseen_wordings: ask in wordings that the demo model was not trained on.
     Raises KeyError for an unknown suite.
     """
-    rng = random.Random(f"clip {seed} {suite}")
+    rng = random.Random(f"clip {seed} {INDOORS.get(suite, suite)}")
     height, width = draw_size(rng)
     scene = make_scene(seed, SUITES[suite], height, width, draw_spacing(rng))
     return Clip(seed, suite, scene, ask_all(scene, rng, unseen_wordings))

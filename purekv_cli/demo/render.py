@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -179,8 +180,13 @@ def render_batch(
     return finish(planes, ground, camera, y, x, bank)
 
 
-def render_frames(staging: Staging, height: int, width: int) -> torch.Tensor:
-    """A clip on the CPU, each glyph only where it is: uint8 [F, H, W, 3]."""
+def render_frames(
+    staging: Staging, height: int, width: int, backdrop: Callable[[int], Planes] | None = None
+) -> torch.Tensor:
+    """A clip on the CPU, each glyph only where it is: uint8 [F, H, W, 3].
+
+    `backdrop` gives every frame's background planes, float32 [1, H, W], in place of the staging's own.
+    """
     slots, camera = torch.from_numpy(staging.slots), torch.from_numpy(staging.camera)
     glyphs, bank = atlas(), textures()
     y = torch.arange(height, dtype=torch.int32)[:, None]
@@ -188,7 +194,7 @@ def render_frames(staging: Staging, height: int, width: int) -> torch.Tensor:
     frames = torch.empty(len(slots), height, width, 3, dtype=torch.uint8)
     ground = torch.from_numpy(staging.ground)[None]
     for f in range(len(slots)):
-        planes = paint_ground(ground, camera[f : f + 1], y, x, bank)
+        planes = paint_ground(ground, camera[f : f + 1], y, x, bank) if backdrop is None else backdrop(f)
         for k in range(SLOTS):
             centre_x, centre_y, size, opacity = staging.slots[f, k, [0, 1, 2, 7]].tolist()
             if opacity == 0:
