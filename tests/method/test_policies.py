@@ -1,6 +1,7 @@
 """Every policy: the contract they share, and what each scores, worked by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -239,3 +240,9 @@ def test_dense_keeps_everything_whatever_the_budget():
     masks = PromptMasks.of([prompt((2, 2, 2)), prompt((1, 2, 2))])
     positions = kept(make("dense", MethodConfig()), masks, 1)[0]
     assert positions.tolist() == [[list(range(15))], [[*range(4, 15), -1, -1, -1, -1]]]
+
+
+def test_the_document_lists_every_policy_as_it_describes_itself():
+    document = (Path(__file__).parents[2] / "docs" / "policies.md").read_text("utf-8")
+    rows = [line for line in document.splitlines() if line.startswith("| ")][1:]
+    assert rows == [f"| {name} | {policy.summary} | {policy.source} |" for name, policy in POLICIES.items()]
