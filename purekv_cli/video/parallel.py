@@ -2,6 +2,7 @@
 
 A decoder's own threads wait for each other wherever a frame refers to another one; groups of pictures don't. Each
 worker has a reader of its own and takes the earliest group that nobody has taken, so that frames come roughly in order.
+Where groups are fewer than processors, each decoder has several threads after all.
 Only what is exactly right counts: at the first frame that is damaged or not where the probe saw it, all is given up,
 and the careful sequential path starts over.
 """
@@ -26,6 +27,7 @@ from purekv_cli.video.scale import Scaler
 
 LEAST_FRAMES = 120  # to decode in all: below, opening the file several times is not worth it
 LEAST_CPUS = 4
+MOST_THREADS = 4  # of one decoder
 _HELD = 24  # pictures that a decoder and its threads keep
 
 Group = list[int]  # indices of targets between two keyframes
@@ -40,12 +42,21 @@ def groups_of(info: VideoInfo, exact: list[int]) -> list[Group]:
 
 def workers_for(info: VideoInfo, exact: list[int], groups: list[Group]) -> int:
     """How many readers are worth their cost; 1: decode in sequence."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = _cpus()
     if info.counted or cpus < LEAST_CPUS or frames_to_decode(info, exact, groups) < LEAST_FRAMES:
         return 1
     free = free_memory()
     room = cpus if free is None else free // 4 // (_HELD * info.width * info.height * 2)
     return max(1, min(cpus, len(groups), room))
+
+
+def threads_for(workers: int) -> int:
+    """Of every reader's decoder."""
+    return max(1, min(MOST_THREADS, _cpus() // workers))
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_groups(
@@ -63,7 +74,7 @@ def decode_groups(
         told: called on this thread with (frames done, index of the one just filled).
     """
     waiting, done = iter(groups), SimpleQueue[int | None]()
-    lock, stop = threading.Lock(), threading.Event()
+    lock, stop, threads = threading.Lock(), threading.Event(), threads_for(workers)
 
     def take() -> Iterator[Group]:
         while not stop.is_set():
@@ -75,7 +86,7 @@ def decode_groups(
 
     def work() -> None:
         try:
-            with open_reader(info, 1, frozenset(exact)) as reader:
+            with open_reader(info, threads, frozenset(exact)) as reader:
                 scaler = Scaler(pixels.shape[1], pixels.shape[2], info.rotation, threads=1)
                 for group in take():
                     for target in group:

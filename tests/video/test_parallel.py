@@ -15,10 +15,11 @@ from tests.clips import GOOD_CLIPS, Clip, read_indices
 NAMES = [recipe.name for recipe in GOOD_CLIPS if recipe.name != "one_frame.mp4"]
 
 
-@pytest.fixture
-def side_by_side(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+@pytest.fixture(params=[1, 3], ids=["one thread each", "three threads each"])
+def side_by_side(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[bool]:
     """Three workers for every clip that has groups; what each run of them said."""
     said: list[bool] = []
+    monkeypatch.setattr(parallel, "threads_for", lambda workers: request.param)
 
     def noted(*given: object) -> bool:
         said.append(parallel.decode_groups(*given))  # type: ignore[arg-type]
@@ -132,6 +133,15 @@ class TestWorkers:
         picture = 2 * 96 * 128 * 24
         assert self.workers(clips["b_frames.mkv"], monkeypatch, free=4 * 2 * picture) == 2
         assert self.workers(clips["b_frames.mkv"], monkeypatch, free=0) == 1
+
+    @pytest.mark.parametrize(
+        ("cpus", "workers", "threads"), [(16, 4, 4), (16, 6, 2), (16, 16, 1), (2, 3, 1), (64, 2, 4)]
+    )
+    def test_idle_processors_go_to_the_decoders(
+        self, monkeypatch: pytest.MonkeyPatch, cpus: int, workers: int, threads: int
+    ) -> None:
+        monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: range(cpus), raising=False)
+        assert parallel.threads_for(workers) == threads
 
     def test_streams_without_timestamps_are_read_in_sequence(
         self, clips: dict[str, Clip], monkeypatch: pytest.MonkeyPatch
