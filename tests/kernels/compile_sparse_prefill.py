@@ -45,7 +45,7 @@ def hopper_shared_memory(dtype: str, dim: int, early: bool) -> int:
     layout = gl.NVMMASharedLayout.get_default_for([hopper.KEYS, dim], {"bf16": gl.bfloat16, "fp16": gl.float16}[dtype])
     constants = {
         "HEADS": 28, "GROUPS": 7, "DIM": dim, "BN": hopper.KEYS, "STAGES": hopper.STAGES, "NEED_LSE": True,
-        "EARLY": early, "EARLY_REST": early,
+        "EARLY": early, "EARLY_REST": early, "AHEAD": True,
     }  # fmt: skip
     kinds = {"scale": "fp32", "LSE": "*fp32"} | dict.fromkeys(("Q", "K", "V", "OUT"), f"*{dtype}")
     kinds |= dict.fromkeys(("K_TMA", "V_TMA"), f"tensordesc<{dtype}[{hopper.KEYS}, {dim}],{layout!r}>")

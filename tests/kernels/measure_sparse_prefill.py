@@ -1,10 +1,10 @@
 """Sparse prefill on a GPU against cuDNN's dense causal attention: milliseconds, and the share of its rate.
 
-    python -m tests.kernels.measure_sparse_prefill [--tokens 32768 131072] [--variants]
+    python -m tests.kernels.measure_sparse_prefill [--tokens 32768 131072] [--variants [PART]]
 
 28 query heads, 4 KV heads, head size 128, bf16. Efficiency is dense ms * density / ms: 1 if every pair that is read
-costs what a pair costs the dense kernel. --variants: every variant of the Hopper kernel instead, the exponentials of
-whole blocks and of packed keys early or late, one or more pieces of work a program.
+costs what a pair costs the dense kernel. --variants: of the Hopper kernel instead; exponentials of
+whole blocks and packed keys early or late, one or more pieces of work a program, their queries fetched ahead or not.
 """
 
 from argparse import ArgumentParser
@@ -53,12 +53,11 @@ def variants() -> dict[str, Callable]:
     """The Hopper kernel's, whichever would be chosen."""
     from purekv_cli.kernels.sparse_prefill.hopper import sparse_prefill
 
-    said = {True: "early", False: "late"}
+    when = {"early": (True, True), "late": (False, False), "early, packed late": (True, False)}
+    pieces = {"one piece": (1, False), "two pieces": (2, False), "two ahead": (2, True), "four ahead": (4, True)}
     return {
-        f"blocks {said[early]}, rest {said[rest]}, {pieces} a program": partial(
-            sparse_prefill, config=Hopper(early, rest, pieces)
-        )
-        for pieces, early, rest in product((1, 2, 4), (True, False), (True, False))
+        f"{exponentials}; {work}": partial(sparse_prefill, config=Hopper(*when[exponentials], *pieces[work]))
+        for work, exponentials in product(pieces, when)
     }
 
 
@@ -94,9 +93,11 @@ def measure(tokens: int, height: int, width: int, runnable: dict[str, Callable])
 if __name__ == "__main__":
     parser = ArgumentParser()
     parser.add_argument("--tokens", type=int, nargs="+", default=[8_192, 16_384, 32_768, 131_072])
-    parser.add_argument("--variants", action="store_true")
+    parser.add_argument("--variants", metavar="PART", nargs="?", const="", help="those whose name has this part")
     asked = parser.parse_args()
-    runnable = variants() if asked.variants else kernels()
+    runnable = kernels()
+    if asked.variants is not None:
+        runnable = {name: run for name, run in variants().items() if asked.variants in name}
     for tokens in asked.tokens:
         for height, width in ((17, 23), (16, 32)):
             measure(tokens, height, width, runnable)

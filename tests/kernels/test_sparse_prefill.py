@@ -190,16 +190,23 @@ def test_kernels_at_their_own_size(name, dim, laid_out, share):
     against_reference(run, runs, 14, 2, dim, batch=2, dtype=torch.bfloat16, laid_out=laid_out)
 
 
+VARIANTS = [
+    Hopper(early=True, early_rest=True),
+    Hopper(early=True, early_rest=False, pieces=2),
+    Hopper(early=False, early_rest=True, pieces=3, ahead=True),
+    Hopper(early=False, early_rest=False, pieces=500, ahead=True),
+]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compiled for GPUs only")
-@pytest.mark.parametrize("variant", [(True, True, 1), (True, False, 2), (False, True, 3), (False, False, 500)], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_every_variant_of_the_hopper_kernel_at_its_own_size(variant):
     if torch.cuda.get_device_capability()[0] != 9:
         pytest.skip("for compute capability 9.x")
     from purekv_cli.kernels.sparse_prefill.hopper import sparse_prefill as run
 
     runs = build(prompt((9, 17, 23), before=14, after=40), SparseConfig(), changed((9, 17, 23)))
-    run = partial(run, config=Hopper(*variant))
-    against_reference(run, runs, 14, 2, 128, batch=2, dtype=torch.bfloat16)
+    against_reference(partial(run, config=variant), runs, 14, 2, 128, batch=2, dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize("size", [16, 128])

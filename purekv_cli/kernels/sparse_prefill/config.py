@@ -23,6 +23,7 @@ class Hopper:
     early: bool  # exponentials of whole blocks before the wait for the product in flight, else after it
     early_rest: bool  # the same of the packed keys
     pieces: int = 1  # of work that a program takes in turn, a tile and a head each
+    ahead: bool = False  # whether the loading warps fetch the queries too, those of the next piece beside this one
 
 
 def for_hopper(keys: int) -> Hopper:

@@ -45,21 +45,42 @@ def _settled(value):
 
 @gluon.jit
 def _load(
-    K_TMA, V_TMA, K, V, HEAVIEST, BLOCK_PTR, BLOCK, REST_PTR, REST, work,
-    k_batch, k_head, k_row, v_batch, v_head, v_row, tma_batch, tma_head, tma_column,
-    keys, values, key_ready, key_free, value_ready, value_free,
+    K_TMA, V_TMA, Q, K, V, QUERY_ROW, ROW_START, HEAVIEST, BLOCK_PTR, BLOCK, REST_PTR, REST, work,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, tma_batch, tma_head, tma_column,
+    queries, keys, values, query_ready, query_free, key_ready, key_free, value_ready, value_free,
     HEADS: gl.constexpr, GROUPS: gl.constexpr, DIM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
+    AHEAD: gl.constexpr,
 ):  # fmt: skip
-    """Whole blocks through the TMA, then the packed keys row by row."""
+    """The queries if AHEAD, whole blocks through the TMA, then the packed keys row by row."""
     size: gl.constexpr = BN * DIM * 2
     spread: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // DIM, DIM // 8], [4, 1], [1, 0])
     offset = gl.arange(0, BN, gl.SliceLayout(1, spread))
     column = gl.arange(0, DIM, gl.SliceLayout(0, spread))
+    of_half = gl.arange(0, 64, gl.SliceLayout(1, spread))
     done = 0
+    turn = 0
     for item in range(gl.program_id(0), work, gl.num_programs(0)):
         tile = gl.load(HEAVIEST + item // HEADS)
         batch = gl.program_id(1)
         head = item % HEADS // GROUPS
+        if AHEAD:
+            slot = turn % 2
+            row_first = gl.load(ROW_START + tile)
+            row_end = gl.load(ROW_START + tile + 1)
+            query_base = Q + batch.to(gl.int64) * q_batch + (item % HEADS).to(gl.int64) * q_head
+            mbarrier.wait(query_free.index(slot), turn // 2 & 1 ^ 1)
+            for part in gl.static_range(2):
+                place = row_first + part * 64 + of_half
+                row = gl.load(QUERY_ROW + place, mask=place < row_end, other=0).to(gl.int64)
+                async_copy.async_copy_global_to_shared(
+                    queries.index(slot * 2 + part), query_base + row[:, None] * q_row + column[None, :]
+                )
+            async_copy.commit_group()
+            async_copy.wait_group(0)
+            fence_async_shared()
+            gl.thread_barrier()
+            mbarrier.arrive(query_ready.index(slot), count=1)
+            turn += 1
         first = gl.load(BLOCK_PTR + tile)
         blocks = gl.load(BLOCK_PTR + tile + 1) - first
         tma_row = batch * tma_batch + head * tma_head
@@ -149,9 +170,9 @@ def _step(
 def _attend(
     PART: gl.constexpr, Q, OUT, LSE, QUERY_ROW, QUERY_POSITION, ROW_START, HEAVIEST, BLOCK_PTR, REST_PTR, REST_POSITION,
     work, rows_count, q_batch, q_head, q_row, scale,
-    queries, keys, values, key_ready, key_free, value_ready, value_free,
+    queries, keys, values, query_ready, query_free, key_ready, key_free, value_ready, value_free,
     HEADS: gl.constexpr, DIM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, NEED_LSE: gl.constexpr,
-    EARLY: gl.constexpr, EARLY_REST: gl.constexpr,
+    EARLY: gl.constexpr, EARLY_REST: gl.constexpr, AHEAD: gl.constexpr,
 ):  # fmt: skip
     """64 rows of queries against every block."""
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
@@ -164,8 +185,8 @@ def _attend(
     column = gl.arange(0, DIM, gl.SliceLayout(0, spread))
     offset = gl.arange(0, BN, gl.SliceLayout(0, scores))
     zeros = gl.zeros([64, BN], gl.float32, scores)
-    query = queries.index(PART)
     done = 0
+    turn = 0
     for item in range(gl.program_id(0), work, gl.num_programs(0)):
         tile = gl.load(HEAVIEST + item // HEADS)
         batch = gl.program_id(1).to(gl.int64)
@@ -178,10 +199,15 @@ def _attend(
         total_blocks = blocks + (rest_end - rest_first + BN - 1) // BN
 
         row = gl.load(QUERY_ROW + first + spread_place, mask=first + spread_place < end, other=0).to(gl.int64)
-        taken = Q + batch * q_batch + head.to(gl.int64) * q_head + row[:, None] * q_row + column[None, :]
-        query.store(gl.load(taken))
-        fence_async_shared()
-        gl.thread_barrier()
+        if AHEAD:
+            query = queries.index(turn % 2 * 2 + PART)
+            mbarrier.wait(query_ready.index(turn % 2), turn // 2 & 1)
+        else:
+            query = queries.index(PART)
+            taken = Q + batch * q_batch + head.to(gl.int64) * q_head + row[:, None] * q_row + column[None, :]
+            query.store(gl.load(taken))
+            fence_async_shared()
+            gl.thread_barrier()
         position = gl.load(QUERY_POSITION + first + place, mask=first + place < end, other=-1)
 
         # The first block goes through the mask, which lets everything pass if the block is whole.
@@ -226,6 +252,9 @@ def _attend(
         written = OUT + ((batch * rows_count + row[:, None]) * HEADS + head) * DIM + column[None, :]
         gl.store(written, query.load(spread), mask=(first + spread_place < end)[:, None])
         gl.thread_barrier()
+        if AHEAD:
+            mbarrier.arrive(query_free.index(turn % 2), count=1)
+            turn += 1
         if NEED_LSE:
             row = gl.load(QUERY_ROW + first + place, mask=first + place < end, other=0)
             lse = LSE + (batch * HEADS + head) * rows_count + row
@@ -240,17 +269,22 @@ def _kernel(
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
     tma_batch, tma_head, tma_column,
     HEADS: gl.constexpr, GROUPS: gl.constexpr, DIM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
-    NEED_LSE: gl.constexpr, EARLY: gl.constexpr, EARLY_REST: gl.constexpr,
+    NEED_LSE: gl.constexpr, EARLY: gl.constexpr, EARLY_REST: gl.constexpr, AHEAD: gl.constexpr,
 ):  # fmt: skip
     """softmax(Q K^T) V over the keys of the tiles' plans; arguments as in triton.py; work: pairs of tile and head."""
     shared: gl.constexpr = K_TMA.layout
-    queries = gl.allocate_shared_memory(Q.dtype.element_ty, [2, 64, DIM], shared)
+    queries = gl.allocate_shared_memory(Q.dtype.element_ty, [4 if AHEAD else 2, 64, DIM], shared)
     keys = gl.allocate_shared_memory(Q.dtype.element_ty, [STAGES, BN, DIM], shared)
     values = gl.allocate_shared_memory(Q.dtype.element_ty, [STAGES, BN, DIM], shared)
+    query_ready = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    query_free = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     key_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     key_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     value_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     value_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for slot in gl.static_range(2):
+        mbarrier.init(query_ready.index(slot), count=1)
+        mbarrier.init(query_free.index(slot), count=2)
     for stage in gl.static_range(STAGES):
         mbarrier.init(key_ready.index(stage), count=1)
         mbarrier.init(key_free.index(stage), count=2)
@@ -263,19 +297,20 @@ def _kernel(
             (_attend, (
                 0, Q, OUT, LSE, QUERY_ROW, QUERY_POSITION, ROW_START, HEAVIEST, BLOCK_PTR, REST_PTR, REST_POSITION,
                 work, rows_count, q_batch, q_head, q_row, scale,
-                queries, keys, values, key_ready, key_free, value_ready, value_free,
-                HEADS, DIM, BN, STAGES, NEED_LSE, EARLY, EARLY_REST,
+                queries, keys, values, query_ready, query_free, key_ready, key_free, value_ready, value_free,
+                HEADS, DIM, BN, STAGES, NEED_LSE, EARLY, EARLY_REST, AHEAD,
             )),
             (_attend, (
                 1, Q, OUT, LSE, QUERY_ROW, QUERY_POSITION, ROW_START, HEAVIEST, BLOCK_PTR, REST_PTR, REST_POSITION,
                 work, rows_count, q_batch, q_head, q_row, scale,
-                queries, keys, values, key_ready, key_free, value_ready, value_free,
-                HEADS, DIM, BN, STAGES, NEED_LSE, EARLY, EARLY_REST,
+                queries, keys, values, query_ready, query_free, key_ready, key_free, value_ready, value_free,
+                HEADS, DIM, BN, STAGES, NEED_LSE, EARLY, EARLY_REST, AHEAD,
             )),
             (_load, (
-                K_TMA, V_TMA, K, V, HEAVIEST, BLOCK_PTR, BLOCK, REST_PTR, REST, work,
-                k_batch, k_head, k_row, v_batch, v_head, v_row, tma_batch, tma_head, tma_column,
-                keys, values, key_ready, key_free, value_ready, value_free, HEADS, GROUPS, DIM, BN, STAGES,
+                K_TMA, V_TMA, Q, K, V, QUERY_ROW, ROW_START, HEAVIEST, BLOCK_PTR, BLOCK, REST_PTR, REST, work,
+                q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, tma_batch, tma_head, tma_column,
+                queries, keys, values, query_ready, query_free, key_ready, key_free, value_ready, value_free,
+                HEADS, GROUPS, DIM, BN, STAGES, AHEAD,
             )),
         ],
         [4, 4],
@@ -313,6 +348,7 @@ def sparse_prefill(
             scaling * _LOG2_E, work, rows,
             *query.stride()[:3], *laid.key.stride()[:3], *laid.value.stride()[:3], *laid.where,
             HEADS=heads, GROUPS=heads // key.shape[1], DIM=dim, BN=KEYS, STAGES=STAGES, NEED_LSE=need_lse,
-            EARLY=config.early, EARLY_REST=config.early_rest, num_warps=4, maxnreg=168,
+            EARLY=config.early, EARLY_REST=config.early_rest, AHEAD=config.ahead,
+            num_warps=4, maxnreg=168,
         )  # fmt: skip
     return out.transpose(1, 2), lse
