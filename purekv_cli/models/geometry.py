@@ -98,7 +98,7 @@ class ModelGeometry:
         )
 
 
-def decoder_sizes(config: Mapping[str, Any]) -> dict[str, int]:
+def decoder_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes of the text decoder, by the field names of `ModelGeometry`.
 
     Older releases leave out what is their decoder's default.

@@ -62,10 +62,13 @@ class Family:
     loader: str | None = None  # class of transformers, or "module:class" here; None: named like the architecture
 
 
+_CONTRACT = "contract test, small random weights"
 FAMILIES: dict[str, Family] = {
     "Qwen2_5_VLForConditionalGeneration": Family(
-        "qwen2_5_vl", "Qwen2.5-VL", "qwen_vl:QwenVL", "the trained embedded model; small random weights"
+        "qwen2_5_vl", "Qwen2.5-VL", "qwen_vl:QwenVL", f"{_CONTRACT}; the trained embedded model; positions of 4.57.1"
     ),
+    "Qwen2VLForConditionalGeneration": Family("qwen2_vl", "Qwen2-VL", "qwen2_vl:Qwen2VL", _CONTRACT),
+    "Qwen3VLForConditionalGeneration": Family("qwen3_vl", "Qwen3-VL", "qwen3_vl:Qwen3VL", _CONTRACT),
 }
 FAMILIES |= {
     f"Videollama2{language}ForCausalLM": Family(

@@ -14,7 +14,7 @@ from purekv_cli.runtime.attach import Attached, attach
 from purekv_cli.runtime.background import streamed
 from purekv_cli.runtime.cache import CompactCache
 from purekv_cli.runtime.detokenize import Detokenizer
-from purekv_cli.runtime.embed import embed_prompt, embed_tokens
+from purekv_cli.runtime.embed import embed_clip, embed_tokens
 from purekv_cli.runtime.events import Answer, Event, Progress, RunStats, Text
 from purekv_cli.runtime.fast import fast_path
 from purekv_cli.runtime.fast_prefill import fast_prefill
@@ -90,6 +90,8 @@ class _Run:
                 if start < length:  # a prefix that later questions share
                     session.mark = session.cache.mark()
             assert session.cache is not None
+            if turn.prompt is not None:
+                turn.prompt.deepstack = ()  # of no use once the prompt has been read
             if start < length:
                 with self._told(attached, 1, emit):
                     hidden = self._feed(attached, session.cache, embeds[:, start:], turn.positions[..., start:])
@@ -194,11 +196,13 @@ class _Run:
         if session.embeds is None:
             emit(Progress("vision", 0, 1))
             with self.clock.stage("vision"):
-                session.embeds = embed_prompt(self._model, session.inputs)
+                embedded = embed_clip(self._model, session.inputs)
+                session.embeds, session.deepstack = embedded.features, embedded.deepstack
             emit(Progress("vision", 1, 1))
+        turn.prompt.deepstack = session.deepstack
         known, after = session.embeds, self._adapter.prefix_length(session.inputs)
         if session.once:
-            session.embeds = None
+            session.embeds, session.deepstack = None, ()
         if turn.ids is session.inputs.input_ids:
             return known
         return torch.cat([known[:, :after], embed_tokens(self._model, turn.ids[:, after:])], 1)

@@ -126,6 +126,9 @@ class Attached:
         try:
             if prefill is None:
                 return self._forward(**kwargs)
+            if cache.prompt is not None and cache.prompt.deepstack:
+                extras = cache.prompt.masks.video, list(cache.prompt.deepstack)
+                kwargs.update(zip(_DEEPSTACK, extras, strict=True))
             step = self.config.chunk
             if step is None or step >= count or any(kwargs.get(key) is not None for key in _DEEPSTACK):
                 prefill.begin(start, start + count)

@@ -1,57 +1,91 @@
 """A prompt as embeddings, the vision tower's features in place: done once per clip, whatever is asked about it."""
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from purekv_cli.errors import UsageError
 from purekv_cli.models.base import Inputs
 from purekv_cli.runtime.vision import tower_features
 from purekv_cli.runtime.vision_weights import read_tower
 from purekv_cli.runtime.weights import Unsupported
 
 
-def embed_prompt(model: PreTrainedModel, inputs: Inputs) -> Tensor:
-    """Embeddings of all prompt tokens, [1, N, hidden], on the device of the embedding layer."""
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the vision tower makes of a clip."""
+
+    features: Tensor  # [V, hidden], in frame-major order
+    deepstack: tuple[Tensor, ...] = ()  # [V, hidden] each, added to the video tokens above the first decoder layers
+
+
+def embed_clip(model: PreTrainedModel, inputs: Inputs) -> Looked:
+    """Embeddings of all prompt tokens, [1, N, hidden], on the device of the embedding layer, and the deepstack."""
     table = model.get_input_embeddings()
     device = next(table.parameters()).device
     embeds: Tensor = table(inputs.input_ids.clamp(min=0).to(device))  # below 0: stands for video, and is no word
     if not len(inputs.layout.video):
-        return embeds
-    features = video_features(model, inputs).to(embeds.device, embeds.dtype)
+        return Looked(embeds)
+    looked = look(model, inputs)
     filled = inputs.layout.video if inputs.filled is None else inputs.filled
-    embeds[0, filled.to(embeds.device)] = features
-    return embeds
+    embeds[0, filled.to(embeds.device)] = looked.features.to(embeds.device, embeds.dtype)
+    return Looked(embeds, tuple(each.to(embeds.device, embeds.dtype) for each in looked.deepstack))
+
+
+def embed_prompt(model: PreTrainedModel, inputs: Inputs) -> Tensor:
+    """The embeddings alone.
+
+    Raises:
+        UsageError: the model's decoder takes more than embeddings.
+    """
+    embedded = embed_clip(model, inputs)
+    if embedded.deepstack:
+        raise UsageError(
+            "embeddings are not all that this model's decoder takes", "Use `purekv ask`, or another model."
+        )
+    return embedded.features
 
 
 def video_features(model: PreTrainedModel, inputs: Inputs) -> Tensor:
-    """What the vision tower and its merger make of the frames, [V, hidden], in frame-major order.
+    """What the vision tower and its merger make of the frames, [V, hidden], in frame-major order."""
+    return look(model, inputs).features
+
+
+def look(model: PreTrainedModel, inputs: Inputs) -> Looked:
+    """Run the vision tower.
 
     Features that are there already (`vision_stream`) are taken; else the fast tower runs where it knows the model
     (`vision.explain`), else the stock one.
     """
     features = inputs.features
     if "video_features" in features:
-        return features["video_features"]
+        return Looked(features["video_features"])
     try:
         known_tower = read_tower(model)
     except Unsupported:
-        return _stock_features(model, inputs)
-    return tower_features(known_tower, features["pixel_values_videos"], features["video_grid_thw"])
+        return _stock(model, inputs)
+    return Looked(tower_features(known_tower, features["pixel_values_videos"], features["video_grid_thw"]))
 
 
-def _stock_features(model: PreTrainedModel, inputs: Inputs) -> Tensor:
+def _stock(model: PreTrainedModel, inputs: Inputs) -> Looked:
     """Of the model's own tower; families without one for video see frames as images."""
     holder: Any = model
     tower = holder.get_video_features if "pixel_values_videos" in inputs.features else holder.get_image_features
     known = inspect.signature(tower).parameters
     given = {name: tensor.to(model.device) for name, tensor in inputs.features.items() if name in known}
     out = tower(**given)
-    features = getattr(out, "pooler_output", out)
-    features = features if isinstance(features, Tensor) else torch.cat(list(features))
-    return features.flatten(0, -2)
+    stacked = getattr(out, "deepstack_features", None) or ()
+    return Looked(_joined(getattr(out, "pooler_output", out)), tuple(_joined(each) for each in stacked))
+
+
+def _joined(features: Any) -> Tensor:
+    """[V, hidden], of one tensor or of one a clip: releases of transformers differ."""
+    whole = features if isinstance(features, Tensor) else torch.cat(list(features))
+    return whole.flatten(0, -2)
 
 
 def embed_tokens(model: PreTrainedModel, ids: Tensor) -> Tensor:

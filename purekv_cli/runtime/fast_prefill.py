@@ -134,6 +134,13 @@ class _FastPrefill:
             self._flowing = propagate.flowing_count(config.propagate, self._length, self._entries, count)
             if self._flowing < self._length:
                 self._narrow_at = config.propagate.layer - 1
+        self._deepstack = prompt.deepstack
+        ends = layers - 1 if self._narrow_at is None else self._narrow_at  # the first layer that only some tokens leave
+        if len(self._deepstack) > ends:
+            fed = len(self._deepstack)
+            raise Unsupported(f"its tower feeds the first {fed} layers, so tokens end from layer {fed + 1} on")
+        if self._deepstack and self._video is None and prompt.layout is not None:
+            self._video = prompt.layout.video.to(device)
         # A video token at the very end reads by its tile, which only the whole tile's attention gives.
         self._ends_in_video = bool(known.masks.video[0, -1])
         self._waiting: list[tuple[Shown, Flow]] = []
@@ -155,6 +162,8 @@ class _FastPrefill:
             normed, hidden = fused.add_rms_norm(F.linear(attended, layer.out), hidden, layer.mlp_norm, epsilon)
             del attended
             update = mlp(layer, normed)
+            if index < len(self._deepstack) and self._video is not None:
+                update.index_add_(0, self._video, self._deepstack[index])
             following = layers[index + 1].attention_norm if index + 1 < len(layers) else self._weights.norm
             normed, hidden = fused.add_rms_norm(update, hidden, following, epsilon)
             del update
@@ -209,7 +218,7 @@ class _FastPrefill:
         if self._layout is not None:
             if runs is not None:
                 some = build(self._layout, sparse, self._content, rows=rows)
-            if len(rows) >= sparse.min_tokens:
+            if self._ends_at is None and len(rows) >= sparse.min_tokens:
                 above = build(self._layout, sparse, self._content, only=rows)
         out, _ = sparse_prefill(query, key, value, some, scaling)
         self._read(above)

@@ -18,6 +18,7 @@ class Prompt:
     delta: Tensor | None = None  # int64 [B, 1]: rotary position minus token count, for text after the prompt; None: 0
     layout: VideoLayout | None = None  # only for one prompt with one video: ST-SpAttn needs its grid
     reserve: int = 0  # entries of the budget that tokens fed after this prefill will take
+    deepstack: tuple[Tensor, ...] = ()  # [V, hidden] each, added to the video tokens above the first layers (Qwen3-VL)
 
     @classmethod
     def of_ids(

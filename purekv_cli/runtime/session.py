@@ -35,6 +35,7 @@ class Session:
         self.decode_seconds, self.prepare_seconds = decode_seconds, prepare_seconds
         self.once = once  # no further question: the video's embeddings are freed after prefill
         self.embeds: Tensor | None = None  # [1, N, hidden] of the first prompt, video features in place
+        self.deepstack: tuple[Tensor, ...] = ()  # of `Prompt`
         self.mark: int | None = None  # length of the shared prefix in the cache
         self.next_position = 0  # rotary position of the next token
         self.unfed: list[int] = []  # generated, but not read by the model

@@ -14,7 +14,7 @@ from purekv_cli.method.budget import Budget
 from purekv_cli.method.config import MethodConfig, Propagation, SparseConfig
 from purekv_cli.models.base import Inputs
 from purekv_cli.runtime.detokenize import Detokenizer
-from purekv_cli.runtime.embed import video_features
+from purekv_cli.runtime.embed import look
 from purekv_cli.runtime.engine import Engine
 from purekv_cli.runtime.events import Answer, Event, Progress, Text
 from purekv_cli.runtime.sampling import Generation
@@ -87,7 +87,7 @@ def test_later_questions_too(adapter: TinyAdapter, policy: str) -> None:
 def test_vision_runs_once_and_prefill_is_shared_where_it_can(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, looks = TinyAdapter(), []
     monkeypatch.setattr(
-        "purekv_cli.runtime.embed.video_features", lambda *given: looks.append(given) or video_features(*given)
+        "purekv_cli.runtime.embed.look", lambda *given: looks.append(given) or look(*given)
     )
     inputs = adapter.inputs("first?")
     maker = engine(adapter, policy)
