@@ -32,12 +32,7 @@ def identity(settings: Settings, source: Source) -> dict[str, Any]:
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
     """Raise UsageError if settings differ that both know (another version of purekv may know more)."""
-    old, new = dict(_flat(before)), dict(_flat(now))
-    changed = [
-        f"{name.partition('.')[2] or name} was {_plain(old[name])} and is now {_plain(new[name])}"
-        for name in old
-        if name in new and old[name] != new[name]
-    ]
+    changed = sorted(_changes(before, now))
     if changed:
         raise UsageError(
             f"{where} was begun with other settings: {'; '.join(changed)}",
@@ -45,12 +40,13 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], where: str) ->
         )
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in before.keys() & now.keys():
+        old, new = before[name], now[name]
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _changes(old, new)
+        elif old != new:
+            yield f"{name} was {_plain(old)} and is now {_plain(new)}"
 
 
 def _plain(value: object) -> str:

@@ -60,6 +60,7 @@ class RayPool:
         remote = ray.remote(max_restarts=-1, max_task_retries=0, num_gpus=1 if gpus else 0, num_cpus=each)(_Actor)
         self._actors = [remote.remote(spec) for _ in range(self.size)]
         self._streams: dict[Any, int] = {}  # running calls
+        self._loading: set[Any] = set()  # those of them that load
         self._later: list[tuple[float, int]] = []  # when to call which actor's `load` again
         for worker in range(self.size):
             self._load(worker)
@@ -95,16 +96,22 @@ class RayPool:
         self._ray.shutdown()
 
     def _load(self, worker: int) -> None:
-        self._streams[self._actors[worker].load.options(num_returns="streaming").remote()] = worker
+        stream = self._actors[worker].load.options(num_returns="streaming").remote()
+        self._streams[stream] = worker
+        self._loading.add(stream)
 
     def _next(self, stream: Any, worker: int) -> Message | None:
         try:
             message: Ready | Refused | Reply = self._ray.get(next(stream))
         except StopIteration:
             del self._streams[stream]
-            return Done()
+            if stream not in self._loading:
+                return Done()
+            self._loading.discard(stream)
+            return None
         except self._ray.exceptions.RayError as error:
             del self._streams[stream]
+            self._loading.discard(stream)
             self._later.append((time.monotonic() + 1.0, worker))
             return Died(" ".join(str(error).split())[:160])
         return message

@@ -79,12 +79,13 @@ def run(request: Request, settings: Settings) -> None:
         todo = [item for item in wanted.items if item.key not in done]
         if len(todo) < len(wanted.items):
             terminal.note(f"{len(wanted.items) - len(todo)} of {len(wanted.items)} questions are done already")
-        stopped = bool(todo) and _work(request, settings, model, todo, ledger, terminal)
+        if todo:
+            _work(request, settings, model, todo, ledger, terminal)
         if request.form:
             terminal.note(f"table: {export(ledger.path, request.form)}")
     finally:
         ledger.close()
-    _sum_up(wanted, ledger, stopped)
+    _sum_up(wanted, ledger)
 
 
 def _wanted(request: Request) -> Wanted:
@@ -129,8 +130,8 @@ def _work(
     todo: Sequence[Item],
     ledger: "Ledger | Stream",
     terminal: Terminal,
-) -> bool:
-    """Answer the items; returns whether it was stopped before the end."""
+) -> None:
+    """Answer the items, or those before the first failure where one is enough."""
     source = registry.fetch(model.source)  # once, before workers ask for it
     if source.is_demo:
         terminal.note(NOTICE, style="yellow")
@@ -157,7 +158,6 @@ def _work(
     )
     if driver.stopping:
         raise Interrupted("stopped after what was in hand", _again(ledger))
-    return tally.answered + tally.failed < len(todo)
 
 
 def make_pool(request: Request, settings: Settings, model: ChosenModel) -> tuple[Pool, int]:
@@ -204,15 +204,16 @@ def _again(ledger: "Ledger | Stream") -> str:
     return f"Everything answered is in {ledger.path}; the same command goes on from there."
 
 
-def _sum_up(wanted: Wanted, ledger: "Ledger | Stream", stopped: bool) -> None:
+def _sum_up(wanted: Wanted, ledger: "Ledger | Stream") -> None:
     failed = [item for item in wanted.items if ledger.status.get(item.key) == FAILED]
-    if not failed:
+    missing = sum(item.key not in ledger.status for item in wanted.items)
+    if not failed and not missing:
         return
     names = list(dict.fromkeys(Path(item.video).name for item in failed))
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    left = f"; {missing} were not asked any more" if missing else ""
     where = "above" if isinstance(ledger, Stream) else f"in {ledger.path}"
-    left = "; it stopped there" if stopped else ""
     raise BatchFailures(
-        f"{len(failed)} of {len(wanted.items)} questions failed{left}: {shown}",
+        f"{len(failed)} of {len(wanted.items)} questions failed: {shown}{left}",
         f"Each has its reason {where}; the same command with --retry-failed asks them again.",
     )
