@@ -13,7 +13,7 @@ from purekv_cli.method.policies import POLICIES, Observation
 from purekv_cli.method.policies.expected_attention import ExpectedAttention
 from purekv_cli.method.policies.snapkv import SnapKV
 from purekv_cli.runtime.attach import attach
-from tests.runtime.test_fast_prefill import angles, compare, embedded, fast, method, prompt_of, stock
+from tests.runtime.test_fast_prefill import SPARSE, angles, compare, embedded, fast, method, prompt_of, stock
 from tests.runtime.tiny import DEVICE, TEXT_FAMILIES, VIDEO_FAMILIES, Clip, batch, clip, tiny_model
 
 LAYERS, WINDOW = 5, 4
@@ -38,6 +38,14 @@ def test_both_paths_keep_the_same(
     families: dict[str, PreTrainedModel], family: str, policy: str, budget: float
 ) -> None:
     compare(families[family], prompt_of(families[family]), method(policy, budget=budget))
+
+
+@pytest.mark.parametrize("policy", ["expected-attention", "criticalkv"])
+def test_both_paths_keep_the_same_with_sparse_attention(
+    families: dict[str, PreTrainedModel], policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("purekv_cli.method.pattern.ROWS", 4)
+    compare(families["qwen2_5_vl"], prompt_of(families["qwen2_5_vl"]), method(policy, sparse=SPARSE))
 
 
 class Spy(ExpectedAttention):
