@@ -218,7 +218,7 @@ class _FastPrefill:
         if self._layout is not None:
             if runs is not None:
                 some = build(self._layout, sparse, self._content, rows=rows)
-            if self._ends_at is None and len(rows) >= sparse.min_tokens:
+            if len(rows) >= sparse.min_tokens:
                 above = build(self._layout, sparse, self._content, only=rows)
         out, _ = sparse_prefill(query, key, value, some, scaling)
         self._read(above)
