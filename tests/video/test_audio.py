@@ -77,7 +77,7 @@ def test_every_tone_is_at_its_time(tmp_path: Path, name: str, rate: int, channel
     assert abs(len(sound.samples) - SECONDS * RATE) < 0.1 * RATE
     for index, tone in enumerate(TONES[:5]):
         assert abs(pitch_at(sound.samples, (index + 0.5) * STEP) - tone) <= 10
-    assert np.abs(sound.samples).max() == pytest.approx(0.4, abs=0.08)
+    assert np.sqrt(np.square(sound.samples).mean()) == pytest.approx(0.4 / 2**0.5, abs=0.02)
 
 
 def test_sound_that_begins_later_than_the_picture_keeps_its_time(tmp_path: Path) -> None:
