@@ -14,6 +14,7 @@ import typer
 
 from purekv_cli import __version__
 from purekv_cli.commands import ask, batch, bench, demo, doctor, models, policies, presets, probe
+from purekv_cli.commands import eval as evaluation
 from purekv_cli.errors import PureKVError
 from purekv_cli.terminal import ReaderLeft, Terminal
 
@@ -49,6 +50,7 @@ app.command("ask")(ask.ask)
 app.command("batch")(batch.batch)
 app.command("probe")(probe.probe)
 app.command("bench")(bench.bench)
+app.command("eval")(evaluation.eval_)
 app.command("demo")(demo.demo)
 app.command("models")(models.models)
 app.command("presets")(presets.presets)

@@ -5,6 +5,7 @@ are flushed as soon as they are whole. What a crash tore off at the end is cut a
 that work is done again. Files of the same settings may be concatenated.
 """
 
+import fcntl
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from purekv_cli.errors import UsageError
 
 SCHEMA_VERSION = 1
+_UTF8 = ("utf-8", "backslashreplace")  # what is no text in a file name becomes an escape of JSON
 _HINT = "Name another file for the results, or run with the settings of this one."
 
 Row = dict[str, Any]
@@ -39,9 +41,12 @@ class Ledger:
         if path is None:
             return
         try:
-            whole = self._read(path) if path.exists() else 0
             self._stream = path.open("ab")
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system drops it with the process
+            whole = self._read(path)
             self._stream.truncate(whole)
+        except BlockingIOError:
+            raise UsageError(f"another run is writing {path}", "Wait for it, or name another file.") from None
         except OSError as error:
             raise UsageError(
                 f"cannot write {str(path)!r}: {error.strerror}", "Choose a file in a folder you may write to."
@@ -74,7 +79,7 @@ class Ledger:
 
     def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
         if self._stream:
-            self._stream.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+            self._stream.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode(*_UTF8))
             self._stream.flush()
 
     def _read(self, path: Path) -> int:
@@ -83,7 +88,7 @@ class Ledger:
         with path.open("rb") as stream:
             for number, text in enumerate(stream, 1):
                 if not text.endswith(b"\n"):
-                    if whole or json.dumps(self._header, ensure_ascii=False).encode().startswith(text):
+                    if whole or json.dumps(self._header, ensure_ascii=False).encode(*_UTF8).startswith(text):
                         break  # torn: it is cut off and its work done again
                     raise self._foreign(number)
                 line = _parse(text)

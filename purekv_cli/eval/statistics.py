@@ -44,8 +44,10 @@ def wilson(right: int, asked: int) -> Interval:
 
 def mcnemar(only_a: int, only_b: int) -> float:
     """Exact two-sided p that both arms are right equally often, from the questions on which they differ."""
-    n = only_a + only_b
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
+    n, ways, tail = only_a + only_b, 1, 0
+    for k in range(min(only_a, only_b) + 1):
+        tail += ways
+        ways = ways * (n - k) // (k + 1)  # n over k + 1
     return min(1.0, 2 * tail / 2**n)  # whole numbers divide exactly, however large
 
 

@@ -37,8 +37,8 @@ def _facts(lines: Sequence[Line], dense: Line | None) -> str:
     text = f"{most.videos} videos, {most.asked} questions"
     text += f" of {len(most.types)} types, {narrations} of them narrations" if narrations else ""
     if dense:
-        text += f". Dense: {_right(dense)} % right, mean of types {100 * dense.mean_of_types:.1f} %"
-        text += f", narration {_share(dense, NARRATION)} %" if narrations else ""
+        text += f". Dense, in %: right {_right(dense)}, mean of types {100 * dense.mean_of_types:.1f}"
+        text += f", narration {_share(dense, NARRATION)}" if narrations else ""
         text += f"; {size(dense.kv_bytes_full / max(1, dense.asked))} of KV cache a question"
     return text + "."
 

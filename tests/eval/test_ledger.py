@@ -120,6 +120,20 @@ def test_files_of_the_same_settings_may_be_put_together(tmp_path: Path) -> None:
         assert set(ledger.done) == {("a", "dense"), ("b", "dense")}
 
 
+def test_one_run_at_a_time_writes_a_file(tmp_path: Path) -> None:
+    with opened(tmp_path / "r.jsonl"), pytest.raises(UsageError, match="another run"):
+        opened(tmp_path / "r.jsonl")
+    with opened(tmp_path / "r.jsonl") as ledger:
+        assert not ledger.done
+
+
+def test_file_names_that_are_no_text_come_back_as_they_were(tmp_path: Path) -> None:
+    with opened(tmp_path / "r.jsonl") as ledger:
+        ledger.add([row("caf\udce9.mp4")])
+    with opened(tmp_path / "r.jsonl") as ledger:
+        assert ("caf\udce9.mp4", "dense") in ledger.done
+
+
 @pytest.mark.parametrize("name", ["no/such/folder/r.jsonl", "."])
 def test_what_cannot_be_written_is_the_users_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="cannot write"):

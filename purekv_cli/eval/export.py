@@ -1,0 +1,45 @@
+"""A whole eval as JSON with raw counts, and as a Markdown page that says how it was made."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from purekv_cli.errors import UsageError
+from purekv_cli.eval import tables
+from purekv_cli.eval.summary import Line
+from purekv_cli.report.record import dumps
+
+SCHEMA_VERSION = 1
+
+
+def check_target(path: Path | None, suffix: str) -> None:
+    """UsageError unless a file of this name can be written: found out before hours of work, not after."""
+    if path is None:
+        return
+    if path.suffix.lower() != suffix:
+        raise UsageError(
+            f"cannot write {str(path)!r}: its name should end in {suffix}", f"Name it {path.stem}{suffix}."
+        )
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK) or path.is_dir():
+        raise UsageError(f"cannot write {str(path)!r}", "Choose a file in a folder you may write to.")
+
+
+def to_json(facts: Mapping[str, Any], lines: Sequence[Line]) -> str:
+    """One object: what was run, then every arm in every suite."""
+    return dumps({"schema_version": SCHEMA_VERSION, **facts, "arms": [_arm(line) for line in lines]})
+
+
+def to_markdown(facts: Mapping[str, Any], lines: Sequence[Line]) -> str:
+    """For a page of docs/benchmarks."""
+    made = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    return f"# purekv eval\n\n{made}\n\n{tables.markdown(lines)}"
+
+
+def _arm(line: Line) -> dict[str, Any]:
+    values = asdict(line)
+    values |= values.pop("arm")
+    values["types"] = {name: {"right": right, "asked": asked} for name, (right, asked) in line.types.items()}
+    values |= {"share": line.share, "mean_of_types": line.mean_of_types, "kept": line.kept}
+    return values
