@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from purekv_cli.errors import UsageError
-from purekv_cli.eval import tables
+from purekv_cli.eval import table
 from purekv_cli.eval.summary import Line
 from purekv_cli.report.record import dumps
 
@@ -34,7 +34,7 @@ def to_json(facts: Mapping[str, Any], lines: Sequence[Line]) -> str:
 def to_markdown(facts: Mapping[str, Any], lines: Sequence[Line]) -> str:
     """For a page of docs/benchmarks."""
     made = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    return f"# purekv eval\n\n{made}\n\n{tables.markdown(lines)}"
+    return f"# purekv eval\n\n{made}\n\n{table.markdown(lines)}"
 
 
 def _arm(line: Line) -> dict[str, Any]:

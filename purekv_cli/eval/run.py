@@ -14,7 +14,7 @@ from purekv_cli.bench.export import facts
 from purekv_cli.commands.model import ChosenModel, choose_model
 from purekv_cli.commands.options import ClipFlags, ModelFlags
 from purekv_cli.errors import BatchFailures, UsageError
-from purekv_cli.eval import plot, tables
+from purekv_cli.eval import plot, table
 from purekv_cli.eval.datasets import load
 from purekv_cli.eval.export import check_target, to_json, to_markdown
 from purekv_cli.eval.grading import KEY, Grading
@@ -133,7 +133,7 @@ def _load(way: str, chosen: ChosenModel, settings: Settings, longest: int, termi
 
 
 def _show(flags: "EvalFlags", known: dict[str, Any], lines: Sequence[Line], title: str, terminal: Terminal) -> None:
-    terminal.write(to_json(known, lines) if flags.json else tables.markdown(lines))
+    terminal.write(to_json(known, lines) if flags.json else table.markdown(lines))
     for path, text in ((flags.export_json, to_json), (flags.export_markdown, to_markdown)):
         if path:
             path.write_text(text(known, lines), encoding="utf-8")

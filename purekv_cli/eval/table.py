@@ -1,66 +1,140 @@
-"""Graded answers as a table: one row a policy, budget and moment of pruning, with what it kept in bytes.
+"""The lines of a summary as Markdown: policies by budgets for every suite and moment of pruning.
 
-python -m purekv_cli.eval.table results.jsonl more.jsonl     # one table a suite, of all files together
+    python -m purekv_cli.eval.table results.jsonl more.jsonl     # of all files together
+
+The first table of each holds the share of right answers with its interval. The others say what that is against dense on
+the same questions, against our policy, and what the next-token distribution and the bytes say.
 """
 
 import json
-import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-Row = Mapping[str, Any]
-_HEAD = "| policy | budget | question at pruning | KV kept, bytes | right | mean of types | narration | of dense |"
+from purekv_cli.eval.records import Graded
+from purekv_cli.eval.statistics import Difference
+from purekv_cli.eval.summary import NARRATION, OURS, Line, summarise
+from purekv_cli.report.units import size
+
+MOMENTS = {
+    "unknown": "question not known when pruning",
+    "known": "question known when pruning, then fed again over what stayed",
+    "prompt": "pruned after the whole prompt: the first token comes from the full cache",
+}
 
 
-def wilson(right: int, asked: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % score interval of a share; (0, 1) when nothing was asked."""
-    if not asked:
-        return 0.0, 1.0
-    share, weight = right / asked, z * z / asked
-    middle = (share + weight / 2) / (1 + weight)
-    half = z * math.sqrt(share * (1 - share) / asked + weight / (4 * asked)) / (1 + weight)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def mean_of_types(rows: Iterable[Row]) -> float:
-    """Mean over question types of the share that was right."""
-    by_type: dict[str, list[bool]] = {}
-    for row in rows:
-        by_type.setdefault(row["type"], []).append(row["right"])
-    return sum(sum(right) / len(right) for right in by_type.values()) / len(by_type)
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The table; `of dense` compares the share of right answers with dense on the same questions."""
-    arms: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        arms.setdefault((row["policy"], row["budget"], row["when"]), []).append(row)
-    dense = sum(row["right"] for row in rows if row["policy"] == "dense")
-    lines = [_HEAD, "|---|---|---|---|---|---|---|---|"]
-    for (policy, budget, when), asked in arms.items():
-        right = sum(row["right"] for row in asked)
-        low, high = wilson(right, len(asked))
-        bytes_kept = sum(row["kv_bytes_kept"] for row in asked) / sum(row["kv_bytes_full"] for row in asked)
-        told = [row["right"] for row in asked if row["type"] == "narration"]
-        lines.append(
-            f"| {policy} | {budget} | {'all the same' if policy == 'dense' else when} | {bytes_kept:.1%} "
-            f"| {right / len(asked):.1%} ({low:.1%} to {high:.1%}, n {len(asked)}) | {mean_of_types(asked):.1%} "
-            f"| {f'{sum(told) / len(told):.1%} (n {len(told)})' if told else 'not asked'} "
-            f"| {f'{right / dense:.3f}' if dense else 'none right'} |"
-        )
-    return "\n".join(lines)
-
-
-def by_suite(rows: Sequence[Row]) -> str:
-    """A titled table for every suite."""
+def markdown(lines: Sequence[Line]) -> str:
+    """All tables, and what went wrong."""
     parts = []
-    for suite in dict.fromkeys(row["suite"] for row in rows):
-        of_suite = [row for row in rows if row["suite"] == suite]
-        parts.append(f"{suite}: {len({row['video'] for row in of_suite})} clips\n\n{markdown(of_suite)}\n")
-    return "\n".join(parts)
+    for suite in dict.fromkeys(line.suite for line in lines):
+        of_suite = [line for line in lines if line.suite == suite]
+        dense = next((line for line in of_suite if line.arm.is_baseline), None)
+        parts.append(f"## {suite}\n\n{_facts(of_suite, dense)}")
+        for when, title in MOMENTS.items():
+            here = [line for line in of_suite if line.arm.when == when and line is not dense]
+            parts += [f"### {suite}: {title}", *_tables(here, dense)] if here else []
+    return "\n\n".join([*parts, *_failures(lines)]) + "\n"
+
+
+def _facts(lines: Sequence[Line], dense: Line | None) -> str:
+    """How much was asked, and what dense makes of it."""
+    most = max(lines, key=lambda line: line.asked)
+    narrations = most.types.get(NARRATION, (0, 0))[1]
+    text = f"{most.videos} videos, {most.asked} questions"
+    text += f" of {len(most.types)} types, {narrations} of them narrations" if narrations else ""
+    if dense:
+        text += f". Dense, in %: right {_right(dense)}, mean of types {100 * dense.mean_of_types:.1f}"
+        text += f", narration {_share(dense, NARRATION)}" if narrations else ""
+        text += f"; {size(dense.kv_bytes_full / max(1, dense.asked))} of KV cache a question"
+    return text + "."
+
+
+def _tables(lines: Sequence[Line], dense: Line | None) -> list[str]:
+    """Of one suite and moment."""
+    tables = [_matrix("right, % (95 % interval)", lines, _right)]
+    if dense:
+        narrated = any(line.narration for line in lines)
+        title = "share of dense: all / narration" if narrated else "share of dense (95 % interval)"
+        tables.append(_matrix(title, lines, _of_dense if narrated else _of_dense_alone))
+        tables.append(_matrix("minus dense, points (95 % interval; McNemar p)", lines, lambda x: _gap(x.against_dense)))
+    if any(line.behind_ours for line in lines):
+        others = [line for line in lines if line.behind_ours]
+        title = f"{OURS} minus the policy, points (95 % interval; McNemar p)"
+        tables.append(_matrix(title, others, lambda line: _gap(line.behind_ours)))
+    tables.append(_matrix("bytes kept; next token: KL in nats, same first choice", lines, _next_token))
+    return tables
+
+
+def _matrix(title: str, lines: Sequence[Line], cell: Callable[[Line], str]) -> str:
+    budgets = list(dict.fromkeys(line.arm.budget for line in lines))
+    cells = {(line.arm.label, line.arm.budget): cell(line) for line in lines}
+    rows = [[title, *budgets], ["---"] * (len(budgets) + 1)]
+    for label in dict.fromkeys(line.arm.label for line in lines):
+        rows.append([label, *(cells.get((label, budget), "") for budget in budgets)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _right(line: Line) -> str:
+    if not line.asked:
+        return "none answered"
+    low, high = line.interval
+    return f"{100 * line.share:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _share(line: Line, kind: str) -> str:
+    right, asked = line.types[kind]
+    return f"{100 * right / asked:.1f}"
+
+
+def _of_dense(line: Line) -> str:
+    return " / ".join(_ratio(found) for found in (line.against_dense, line.narration))
+
+
+def _of_dense_alone(line: Line) -> str:
+    found = line.against_dense
+    if found is None or found.ratio_interval is None:
+        return "-"
+    return f"{_ratio(found)} ({found.ratio_interval[0]:.3f} to {found.ratio_interval[1]:.3f})"
+
+
+def _ratio(found: Difference | None) -> str:
+    return "-" if found is None or found.ratio is None else f"{found.ratio:.3f}"
+
+
+def _gap(found: Difference | None) -> str:
+    if found is None:
+        return "-"
+    low, high = found.interval
+    p = "p < 0.001" if found.p < 0.001 else f"p {found.p:.3f}"
+    return f"{100 * found.points:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}; {p})"
+
+
+def _next_token(line: Line) -> str:
+    if not line.asked:
+        return "-"
+    kl = "-" if line.kl is None else f"{line.kl:.3f}"
+    agreement = "-" if line.agreement is None else f"{100 * line.agreement:.1f} %"
+    return f"{100 * line.kept:.1f} %; {kl}, {agreement}"
+
+
+def _failures(lines: Iterable[Line]) -> list[str]:
+    """Errors by arm, for a table without them would flatter."""
+    said = [
+        f"- {line.suite}, {line.arm.label} {line.arm.budget}, {line.arm.when}: {count} not answered: {error}"
+        for line in lines
+        for error, count in line.errors.items()
+    ]
+    return ["\n".join(said)] if said else []
+
+
+def by_suite(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The tables of answers as lines of a results file hold them."""
+    names = [field.name for field in fields(Graded)]
+    return markdown(summarise(Graded(**{name: row[name] for name in names}) for row in rows))
 
 
 if __name__ == "__main__":
-    print(by_suite([json.loads(line) for name in sys.argv[1:] for line in Path(name).read_text("utf-8").splitlines()]))
+    found = [json.loads(line) for name in sys.argv[1:] for line in Path(name).read_text("utf-8").splitlines()]
+    print(by_suite(row for row in found if "settings" not in row), end="")
