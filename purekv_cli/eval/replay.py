@@ -18,19 +18,20 @@ from purekv_cli.eval.clipworld import frames_of
 from purekv_cli.eval.records import Graded, Item, graded
 from purekv_cli.eval.replay_plans import Plan, Plans
 from purekv_cli.eval.replay_prefill import Captured, captured
-from purekv_cli.eval.replay_rows import Asked, Row, greedy, tell
+from purekv_cli.eval.replay_rows import Asked, Row, next_tokens, tell
 from purekv_cli.models.base import Adapter
 from purekv_cli.video.frames import Frames
 
 LONGEST_ANSWER = 96  # tokens that are generated at most; the demo world's longest narration has fewer
-_AND_SO_ON = " [wrong here]"
+AND_SO_ON = " [wrong here]"
 
 
 class ReplayWay:
     """Implements `records.Way` for decoders that are read straight from their weights."""
 
-    def __init__(self, adapter: Adapter) -> None:
-        self._adapter = adapter
+    def __init__(self, adapter: Adapter, longest: int = LONGEST_ANSWER) -> None:
+        """`longest`: tokens of an answer that has to be generated."""
+        self._adapter, self._longest = adapter, longest
 
     @torch.inference_mode()
     def grade(self, items: Sequence[Item], arms: Sequence[Arm], frames: Frames | None = None) -> Iterator[Graded]:
@@ -45,15 +46,17 @@ class ReplayWay:
         self, clip: Captured, item: Item, asked: Asked, arms: Sequence[Arm], plans: Sequence[Plan | str]
     ) -> Iterator[Graded]:
         """One question in every arm."""
-        told = iter(tell(clip, asked, [plan.row for plan in plans if isinstance(plan, Plan)]))
+        rows = [plan.row for plan in plans if isinstance(plan, Plan)]
+        told = tell(clip, asked, rows)
+        answers = self._answers(clip, item, asked, rows, [choices for choices, _, _ in told])
+        found = iter(zip(told, answers, strict=True))
         text = len(asked.tail) * len(clip.states)
         full = clip.length * len(clip.states) + text
         for arm, plan in zip(arms, plans, strict=True):
             if isinstance(plan, str):
                 yield graded(item, arm, error=plan)
                 continue
-            choices, kl, agreement = next(told)
-            answer, right = self._answer(clip, item, asked, plan.row, choices)
+            (_, kl, agreement), (answer, right) = next(found)
             yield graded(
                 item,
                 arm,
@@ -65,20 +68,32 @@ class ReplayWay:
                 agreement=agreement,
             )
 
-    def _answer(self, clip: Captured, item: Item, asked: Asked, row: Row, choices: Sequence[int]) -> tuple[str, bool]:
-        """The answer as far as it is known, and whether it is right."""
-        truth, stops = asked.truth.tolist(), self._adapter.stop_ids
-        same = next((i for i, (a, b) in enumerate(zip(choices, truth, strict=False)) if a != b), len(truth))
-        ends = choices[same] in stops
-        if same == len(truth) and ends:
-            return item.truth, True
-        said = self._text(choices[: same + (not ends)])
-        if ends:
-            return said, is_right(item, said)
-        if not item.options and not normalise(item.truth).startswith(normalise(said)):
-            return said + _AND_SO_ON, False
-        answer = self._text(greedy(clip, asked, row, stops, LONGEST_ANSWER))
-        return answer, is_right(item, answer)
+    def _answers(
+        self, clip: Captured, item: Item, asked: Asked, rows: Sequence[Row], choices: Sequence[Sequence[int]]
+    ) -> list[tuple[str, bool]]:
+        """The answers as far as they are known, and whether they are right."""
+        truth = asked.truth.tolist()
+        said: list[list[int]] = []
+        for chosen in choices:
+            same = next((i for i, (a, b) in enumerate(zip(chosen, truth, strict=False)) if a != b), len(truth))
+            said.append(list(chosen[: same + 1]))
+        answers = [self._verdict(item, tokens) for tokens in said]
+        while open_ := [number for number, answer in enumerate(answers) if answer is None]:
+            chosen = next_tokens(clip, asked, [rows[n] for n in open_], [said[n] for n in open_])
+            for number, token in zip(open_, chosen, strict=True):
+                said[number].append(token)
+                answers[number] = self._verdict(item, said[number])
+        return [answer for answer in answers if answer is not None]
+
+    def _verdict(self, item: Item, tokens: Sequence[int]) -> tuple[str, bool] | None:
+        """An answer so far and whether it is right; None: more tokens are needed to tell."""
+        ended = tokens[-1] in self._adapter.stop_ids
+        text = self._text(tokens[:-1] if ended else tokens)
+        if ended or len(tokens) >= self._longest:
+            return text, is_right(item, text)
+        if not item.options and not normalise(item.truth).startswith(normalise(text)):
+            return text + AND_SO_ON, False
+        return None
 
     def _text(self, tokens: Sequence[int]) -> str:
         decode = self._adapter.tokenizer.decode

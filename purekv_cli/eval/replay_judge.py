@@ -5,6 +5,7 @@ pruning is written down instead of done, and one score serves several budgets.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +20,13 @@ from purekv_cli.runtime.cache import CompactLayer
 from purekv_cli.runtime.prefill import Prefill
 from purekv_cli.runtime.prompt import Prompt
 
-Kept = list[Tensor]  # of every layer int64 [1, Hkv or 1, P], ascending positions, -1 in holes
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What one policy at one budget keeps of a prompt."""
+
+    layers: tuple[Tensor, ...]  # of every layer int64 [Hkv or 1, k], ascending positions, -1 in holes
+    holes: bool  # whether some head keeps fewer than others
 
 
 class _Read(CompactLayer):
@@ -71,8 +78,8 @@ class _Judge(Prefill):
         )
         self.begin(0, read.prompt.length)
         self._read = read
-        self.kept: dict[int, Tensor] = {}
-        self.budgets: list[_Judge] = [self]
+        self._budgets: list[_Judge] = []
+        self._sets: dict[int, Tensor] = {}
 
     @property
     def prunes(self) -> bool:
@@ -83,48 +90,66 @@ class _Judge(Prefill):
         """Whether its scores serve no other budget."""
         return bool(getattr(self._policy, "score_knows_budget", False))
 
-    def judge(self) -> None:
-        """Ask the policy, layer by layer."""
+    def judge(self, budgets: list["_Judge"]) -> list[Kept]:
+        """Ask the policy, layer by layer, for itself and others of other budgets; waits for the device once."""
+        self._budgets = budgets
         for layer, states in zip(self._read.layers, self._read.states, strict=True):
             lse = states.lse if self._policy.needs_lse(layer.index) else None
             self._observe(layer, layer.index, states.query, lse, self._read.scaling)
+        layers = [self._sets[index] for index in range(len(self._read.states))]
+        counts = [(rows >= 0).sum(-1) for rows in layers]  # [budgets, Hkv or 1]
+        ends = torch.stack([torch.stack([count.amin(1), count.amax(1)]) for count in counts], 2)
+        least, most = ends.tolist()
+        return [
+            Kept(tuple(rows[n, :, :count] for rows, count in zip(layers, most[n], strict=True)), least[n] != most[n])
+            for n in range(len(budgets))
+        ]
 
     def _masks_on(self, device: torch.device) -> PromptMasks:
         return self._read.masks
 
     def _prune(self, layer: CompactLayer, score: Tensor) -> None:
+        """Several budgets are asked for as a batch of prompts."""
         assert isinstance(layer, _Read)
-        for budget in self.budgets:
-            budget.kept[layer.index] = self._policy.select(score, budget._quota[0], self._read.masks)
+        quotas, masks = [budget._quota[0] for budget in self._budgets], self._read.masks
+        if len(quotas) == 1:
+            self._sets[layer.index] = self._policy.select(score, quotas[0], masks)
+            return
+        entries = torch.tensor(quotas, device=score.device)
+        every = masks.map(lambda each: each.expand(len(quotas), -1))
+        self._sets[layer.index] = self._policy.select(score.expand(len(quotas), -1, -1), entries, every)
 
 
 def kept(read: ReadPrompt, configs: Sequence[MethodConfig]) -> list[Kept | PureKVError | None]:
     """What a policy keeps in every layer, for configs that differ in nothing but the budget.
 
-    A policy whose score depends on the budget says so in a class variable `score_knows_budget`; then it scores anew for
-    each.
+    It scores once, and selects for all budgets as if they were prompts of a batch. A policy whose score depends on the
+    budget, or that cannot select so, says it in a class variable `score_knows_budget`; then it is asked for each alone.
 
     Args:
         read: one prompt, not a batch.
 
     Returns:
-        For every config the layers' sets, None where everything stays, or why there are none.
+        For every config its sets, None where everything stays, or why there are none.
     """
-    judges: list[_Judge | PureKVError] = []
-    for config in configs:
+    found: list[Kept | PureKVError | None] = [None] * len(configs)
+    pruning: dict[int, _Judge] = {}
+    for number, config in enumerate(configs):
         try:
-            judges.append(_Judge(config, read))
+            judge = _Judge(config, read)
         except PureKVError as error:
-            judges.append(error)
-    pruning = [judge for judge in judges if isinstance(judge, _Judge) and judge.prunes]
-    for group in [[judge] for judge in pruning] if pruning and pruning[0].alone else [pruning] if pruning else []:
-        group[0].budgets = group
+            found[number] = error
+        else:
+            if judge.prunes:
+                pruning[number] = judge
+    groups = [list(pruning)] if pruning else []
+    if pruning and next(iter(pruning.values())).alone:
+        groups = [[number] for number in pruning]
+    for numbers in groups:
         try:
-            group[0].judge()
+            sets: list[Any] = pruning[numbers[0]].judge([pruning[number] for number in numbers])
         except PureKVError as error:
-            judges = [error if judge in group else judge for judge in judges]
-    layers = range(len(read.states))
-    return [
-        judge if isinstance(judge, PureKVError) else [judge.kept[n] for n in layers] if judge.prunes else None
-        for judge in judges
-    ]
+            sets = [error] * len(numbers)
+        for number, each in zip(numbers, sets, strict=True):
+            found[number] = each
+    return found

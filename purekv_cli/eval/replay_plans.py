@@ -1,9 +1,8 @@
 """What every arm keeps for every question of a clip, as rows that `replay_rows` can read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from purekv_cli.errors import PureKVError
@@ -13,6 +12,8 @@ from purekv_cli.eval.replay_own import entries, own_prefill, prefills_itself
 from purekv_cli.eval.replay_prefill import Captured
 from purekv_cli.eval.replay_rows import Asked, Row
 from purekv_cli.runtime.weights import Unsupported
+
+Found = Kept | PureKVError | None  # of replay_judge.kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Plan:
 
 
 class Plans:
-    """Of one clip; what does not depend on the question is found once."""
+    """Of one clip; what does not depend on the question, or on what happens after pruning, is found once."""
 
     def __init__(self, clip: Captured, asked: Sequence[Asked]) -> None:
         self._clip, self._asked = clip, asked
@@ -35,70 +36,66 @@ class Plans:
         found = {arm: self._shared[arm] for arm in arms if arm in self._shared}
         for arm in arms:
             if arm not in found:
-                alike = [other for other in arms if replace(other, budget="") == replace(arm, budget="")]
-                found |= zip(alike, self._of_budgets(number, alike), strict=True)
+                alike = [other for other in arms if _kind(other) == _kind(arm)]
+                found |= zip(alike, self._of_kind(number, alike), strict=True)
         self._shared |= {arm: plan for arm, plan in found.items() if arm.when == "unknown"}
         return [found[arm] for arm in arms]
 
-    def _of_budgets(self, number: int, arms: Sequence[Arm]) -> list[Plan | str]:
-        """For arms that differ in nothing but the budget."""
+    def _of_kind(self, number: int, arms: Sequence[Arm]) -> list[Plan | str]:
+        """For arms that differ in the budget, or in what happens once the whole prompt has been pruned."""
         clip, first = self._clip, arms[0]
         asked = self._asked[0 if first.when == "unknown" else number]
-        tail = len(asked.tail)
         texts, row, text, room = asked.texts, asked.row, asked.tail, 0
-        if first.when == "unknown" and first.probe is None:
-            text, room = text[:0], tail
-        elif first.when == "unknown":
-            text = clip.adapter.tail(first.probe or "")[0]
-            texts, row, room = clip.texts([text]), 0, tail - len(text)
-        after = first.when == "prompt"
+        if first.when == "unknown":
+            text = clip.adapter.tail(first.probe)[0] if first.probe is not None else text[:0]
+            room = len(asked.tail) - len(text)
+            if len(text):
+                texts, row = clip.texts([text]), 0
         if prefills_itself(first):
-            return [self._own(arm, text, room, after) for arm in arms]
-        read = clip.prompt(texts, row, len(text), room)
-        sets = kept(read, [arm.config for arm in arms])
-        holes = iter(_has_holes([each for each in sets if isinstance(each, list)]))
-        return [
-            self._plan(each, next(holes), len(text), after)
-            if isinstance(each, list)
-            else str(each)
-            if each is not None
-            else self._everything(len(text), after)
-            for each in sets
-        ]
+            return self._own(arms, text, room)
+        budgets = list(dict.fromkeys(arm.budget for arm in arms))
+        configs = [replace(first, budget=budget).config for budget in budgets]
+        sets = dict(zip(budgets, kept(clip.prompt(texts, row, len(text), room), configs), strict=True))
+        return [self._plan(sets[arm.budget], len(text), arm.when == "prompt") for arm in arms]
 
-    def _everything(self, text: int, after: bool) -> Plan:
-        entries = self._clip.length + (text if after else 0)
-        return Plan(Row((), False, after), entries * len(self._clip.states))
+    def _plan(self, found: Found, text: int, after: bool) -> Plan | str:
+        """Of positions in a prompt with `text` tokens after the prefix: text always stays, and it comes last."""
+        if isinstance(found, PureKVError):
+            return str(found)
+        if found is None:
+            count = self._clip.length + (text if after else 0)
+            return Plan(Row((), False, after), count * len(self._clip.states))
+        layers = tuple(_without_text(rows, text, found.holes, self._clip.length) for rows in found.layers)
+        total = sum(rows.shape[-1] for rows in (found.layers if after else layers))
+        return Plan(Row(layers, found.holes, after), total)
 
-    def _plan(self, layers: Kept, holes: bool, text: int, after: bool) -> Plan:
-        """Of positions in a prompt with `text` tokens after the prefix."""
-        total = sum(rows.shape[-1] for rows in layers)
-        if text and not holes:  # text always stays, and it comes last
-            layers = [rows[..., :-text] for rows in layers]
-        elif text:
-            layers = [_below(rows, self._clip.length) for rows in layers]
-        row = Row(tuple(rows[0] for rows in layers), holes, after)
-        return Plan(row, total if after else sum(rows.shape[-1] for rows in layers))
-
-    def _own(self, arm: Arm, text: Tensor, room: int, after: bool) -> Plan | str:
-        try:
-            cache, first = own_prefill(self._clip, arm, text, room)
-        except (PureKVError, Unsupported) as error:
-            return str(error)
-        pasts = entries(cache, None if after else self._clip.length)
-        count = sum(past.key.shape[2] for past in pasts)
-        return Plan(Row(tuple(pasts), False, after, first if after else None), count)
+    def _own(self, arms: Sequence[Arm], text: Tensor, room: int) -> list[Plan | str]:
+        """The same for arms with a prefill of their own, one for every budget."""
+        found: dict[tuple[str, bool], Plan | str] = {}
+        for budget in dict.fromkeys(arm.budget for arm in arms):
+            try:
+                cache, first = own_prefill(self._clip, replace(arms[0], budget=budget), text, room)
+            except (PureKVError, Unsupported) as error:
+                found[budget, True] = found[budget, False] = str(error)
+                continue
+            for after in (True, False):  # in this order: what is forgotten is gone
+                pasts = entries(cache, None if after else self._clip.length)
+                count = sum(past.key.shape[2] for past in pasts)
+                found[budget, after] = Plan(Row(tuple(pasts), False, after, first if after else None), count)
+        return [found[arm.budget, arm.when == "prompt"] for arm in arms]
 
 
-def _has_holes(sets: Sequence[Kept]) -> Iterator[bool]:
-    """Of every set, whether some head keeps fewer entries than others; asks the device once."""
-    ends = [torch.stack([rows[..., -1].amin() for rows in layers]).amin() for layers in sets]
-    return iter((torch.stack(ends) < 0).tolist() if ends else [])
+def _kind(arm: Arm) -> Arm:
+    """The same for arms that are judged together: the whole prompt is pruned alike, whether it is fed again or not."""
+    return replace(arm, budget="", when="known" if arm.when == "prompt" else arm.when)
 
 
-def _below(rows: Tensor, length: int) -> Tensor:
-    """Only positions under `length`, ascending, -1 at the end of heads with fewer."""
+def _without_text(rows: Tensor, text: int, holes: bool, length: int) -> Tensor:
+    """Positions int64 [Hkv or 1, k] under `length`, of every head `text` fewer."""
+    if not text:
+        return rows
+    if not holes:
+        return rows[:, :-text]
     beyond = (rows < 0) | (rows >= length)
-    most = int((~beyond).sum(-1).max())
-    rows = rows.masked_fill(beyond, length).sort(-1).values[..., :most]
+    rows = rows.masked_fill(beyond, length).sort(-1).values[:, :-text]
     return rows.masked_fill(rows == length, -1)

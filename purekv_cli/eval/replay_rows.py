@@ -1,14 +1,16 @@
 """The true answer fed over what every arm keeps, many arms at once: is every token the first choice?
 
-Rows of one question whose layers keep equally many entries go together, so none needs a mask; where heads keep sets of
-different size, holes are masked.
+Rows of one question that keep equally many entries in all layers and heads go together and need no mask. The others go
+together by size, padded, and what is not there is masked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from purekv_cli.eval.replay_forward import Past, read
 from purekv_cli.eval.replay_prefill import Captured, Texts
@@ -28,11 +30,6 @@ class Asked:
     texts: Texts
     row: int  # of `texts`
 
-    @property
-    def ids(self) -> Tensor:
-        """int64 [n + m]: what is fed."""
-        return torch.cat([self.tail, self.truth])
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -41,16 +38,21 @@ class Row:
     kept: tuple[
         Tensor | Past, ...
     ]  # of every layer int64 [Hkv or 1, k], entries of the prefix, -1 in holes; or entries
-    # of a prefill of its own: [1, Hkv, k, D]
+    # of a prefill of its own: [1, Hkv, k, D]; none: everything stays, as in the dense model
     holes: bool
     after_prompt: bool  # pruned after the question: its own entries, and the first choice, are those of the prefill
     first: Tensor | None = None  # float32 [1, vocabulary], log-probabilities of that choice; None: dense ones
 
     @property
-    def shape(self) -> tuple[object, ...]:
+    def group(self) -> tuple[object, ...]:
         """Rows with the same go together."""
-        alone = id(self) if any(isinstance(layer, Past) for layer in self.kept) else None
-        return self.after_prompt, self.holes, alone, *(_count(layer) for layer in self.kept)
+        if not self.kept:
+            return self.after_prompt, "dense"
+        counts = {layer.key.shape[2] if isinstance(layer, Past) else layer.shape[-1] for layer in self.kept}
+        own = isinstance(self.kept[0], Past)
+        if len(counts) == 1 and not self.holes and not own:
+            return self.after_prompt, *counts
+        return self.after_prompt, "own" if own else "uneven", max(counts).bit_length()
 
 
 Told = tuple[list[int], float, float]  # m + 1 first choices; KL(dense || arm) in nats, mean over these places; share
@@ -59,19 +61,15 @@ Told = tuple[list[int], float, float]  # m + 1 first choices; KL(dense || arm) i
 
 def tell(clip: Captured, asked: Asked, rows: Sequence[Row]) -> list[Told]:
     """What came of every row."""
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for number, row in enumerate(rows):
-        groups.setdefault(row.shape, []).append(number)
-    kind = clip.embeds.device.type
-    most = max(1, _TOKENS.get(kind, 2**12) // len(asked.ids))
     order, told = [], []
-    for numbers in groups.values():
-        for at in range(0, len(numbers), most):
-            part = numbers[at : at + most]
-            order += part
-            same = asked.dense.expand(len(part), -1, -1)
-            found = same if not rows[part[0]].kept else _logprobs(clip, asked, [rows[number] for number in part])
-            told.append(_told(asked.dense, found))
+    for numbers in _groups(clip, [(*row.group, len(asked.truth)) for row in rows], len(asked.tail)):
+        part = [rows[number] for number in numbers]
+        if part[0].kept:
+            found = _logprobs(clip, asked, part, asked.truth.expand(len(part), -1))
+        else:
+            found = asked.dense.expand(len(part), -1, -1)
+        order += numbers
+        told.append(_told(asked.dense, found))
     if not order:
         return []
     choices, figures = (torch.cat(parts).tolist() for parts in zip(*told, strict=True))
@@ -79,21 +77,26 @@ def tell(clip: Captured, asked: Asked, rows: Sequence[Row]) -> list[Told]:
     return [(by_row[n][0], *by_row[n][1]) for n in range(len(rows))]
 
 
-def greedy(clip: Captured, asked: Asked, row: Row, stops: frozenset[int], most: int) -> list[int]:
-    """The answer the arm generates, token by token, without its end."""
-    tokens: list[int] = []
-    while len(tokens) < most:
-        truth = torch.tensor(tokens, dtype=torch.int64, device=asked.tail.device)
-        longer = Asked(asked.tail, truth, asked.dense[:1], asked.texts, asked.row)
-        token = int(_logprobs(clip, longer, [row])[0, -1].argmax())
-        if token in stops:
-            break
-        tokens.append(token)
-    return tokens
+def next_tokens(clip: Captured, asked: Asked, rows: Sequence[Row], answers: Sequence[Sequence[int]]) -> list[int]:
+    """The first choice of every row after the tokens of its own answer so far."""
+    order, found = [], []
+    for numbers in _groups(clip, [(*r.group, len(a)) for r, a in zip(rows, answers, strict=True)], len(asked.tail)):
+        so_far = torch.tensor([answers[number] for number in numbers], device=asked.tail.device)
+        order += numbers
+        found.append(_logprobs(clip, asked, [rows[number] for number in numbers], so_far)[:, -1].argmax(-1))
+    chosen = dict(zip(order, torch.cat(found).tolist(), strict=True)) if order else {}
+    return [chosen[number] for number in range(len(rows))]
 
 
-def _count(layer: Tensor | Past) -> int:
-    return layer.key.shape[2] if isinstance(layer, Past) else layer.shape[-1]
+def _groups(clip: Captured, keys: Sequence[tuple[object, ...]], tail: int) -> Iterator[list[int]]:
+    """Numbers of rows with the same key, whose last part is the answer's length; as many as memory allows."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for number, key in enumerate(keys):
+        groups.setdefault(key, []).append(number)
+    for key, numbers in groups.items():
+        most = max(1, _TOKENS.get(clip.embeds.device.type, 2**12) // (tail + int(str(key[-1]))))
+        for at in range(0, len(numbers), most):
+            yield numbers[at : at + most]
 
 
 def _told(dense: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,32 +107,33 @@ def _told(dense: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor]:
     return choices, torch.stack([kl, agreement], 1)
 
 
-def _logprobs(clip: Captured, asked: Asked, rows: Sequence[Row]) -> Tensor:
-    """float32 [R, m + 1, vocabulary] of rows of one shape."""
+def _logprobs(clip: Captured, asked: Asked, rows: Sequence[Row], answers: Tensor) -> Tensor:
+    """float32 [R, m + 1, vocabulary] of rows of one group with answers int64 [R, m]."""
     tail, after = len(asked.tail), rows[0].after_prompt
-    pasts = [_past(clip, asked, rows, index) for index in range(len(clip.states))]
-    ids = asked.truth if after else asked.ids
-    first = asked.dense[:1] if rows[0].first is None else rows[0].first
-    first = first.expand(len(rows), -1, -1)
-    if not len(ids):
+    first = torch.stack([asked.dense[:1] if row.first is None else row.first for row in rows]) if after else None
+    if first is not None and not answers.shape[1]:
         return first
-    embeds = embed_tokens(clip.adapter.model, ids[None]).expand(len(rows), -1, -1)
-    hidden, _ = read(clip.weights, embeds, clip.turn(tail if after else 0, len(ids)), pasts)
+    ids = answers if after else torch.cat([asked.tail.expand(len(rows), -1), answers], 1)
+    pasts = [_past(clip, asked, rows, index) for index in range(len(clip.states))]
+    embeds = embed_tokens(clip.adapter.model, ids)
+    hidden, _ = read(clip.weights, embeds, clip.turn(tail if after else 0, ids.shape[1]), pasts)
     hidden = hidden if after else hidden[:, tail - 1 :]
     step = max(1, _LOGITS.get(hidden.device.type, 2**24) // (hidden.shape[1] * len(clip.weights.head)))
     logprobs = torch.cat([clip.logprobs(part) for part in hidden.split(step)])
-    return torch.cat([first, logprobs], 1) if after else logprobs
+    return logprobs if first is None else torch.cat([first, logprobs], 1)
 
 
 def _past(clip: Captured, asked: Asked, rows: Sequence[Row], index: int) -> Past:
     """What the rows read of layer `index` before their own tokens."""
+    if rows[0].kept and isinstance(rows[0].kept[0], Past):
+        return _side_by_side([row.kept[index] for row in rows])  # type: ignore[misc]
     states = clip.states[index]
     heads, length, dim = states.key.shape[1:]
-    sets = [row.kept[index] if row.kept else torch.arange(length, device=states.key.device)[None] for row in rows]
-    if isinstance(sets[0], Past):
-        return sets[0]
-    chosen = torch.stack([each.expand(heads, -1) for each in sets if isinstance(each, Tensor)])
-    there = chosen >= 0 if rows[0].holes else None
+    every = torch.arange(length, device=states.key.device)[None]
+    sets = [row.kept[index] if row.kept else every for row in rows]
+    wide = {each.shape[-1] for each in sets if isinstance(each, Tensor)}
+    chosen = _stacked([each.expand(heads, -1) for each in sets if isinstance(each, Tensor)], max(wide))
+    there = chosen >= 0 if len(wide) > 1 or any(row.holes for row in rows) else None
     head = torch.arange(heads, device=chosen.device)[:, None] * length
     at = (chosen.clamp(min=0) + head).flatten()
     key, value = (
@@ -141,3 +145,27 @@ def _past(clip: Captured, asked: Asked, rows: Sequence[Row], index: int) -> Past
     tail = asked.texts.states[index].part(asked.row, slice(0, len(asked.tail)))
     key, value, mask = past.then(*(t.expand(len(rows), -1, -1, -1) for t in (tail.key, tail.value)))
     return Past(key, value, None if mask is None else mask[:, :, 0])
+
+
+def _stacked(sets: Sequence[Tensor], wide: int) -> Tensor:
+    """int64 [R, Hkv, wide] of sets [Hkv, k], filled up with -1."""
+    return torch.stack(
+        [each if each.shape[-1] == wide else F.pad(each, (0, wide - each.shape[-1]), value=-1) for each in sets]
+    )
+
+
+def _side_by_side(pasts: Sequence[Past]) -> Past:
+    """Pasts of one row each as those of many, the shorter padded."""
+    key, value = (
+        pad_sequence([getattr(past, name)[0].transpose(0, 1) for past in pasts], batch_first=True).transpose(1, 2)
+        for name in ("key", "value")
+    )
+    if len({past.key.shape[2] for past in pasts}) == 1 and all(past.there is None for past in pasts):
+        return Past(key, value)
+    heads, wide = key.shape[1:3]
+    rows = []
+    for past in pasts:
+        count = past.key.shape[2]
+        there = torch.ones(1, 1, count, dtype=torch.bool, device=key.device) if past.there is None else past.there
+        rows.append(F.pad(there[0].expand(heads, -1), (0, wide - count)))
+    return Past(key, value, torch.stack(rows))
