@@ -61,13 +61,14 @@ class Driver:
         self._waiting = deque(jobs)
         self._pool, self._limits, self._write, self._said = pool, limits, write, said
         self._hands = [_Hand() for _ in range(pool.size)]
+        self._enough = False  # a failure where one is enough
         self.stopping = 0  # 1: finish what is in hand, then stop; 2: stop at once
 
     def run(self) -> None:
-        """Until nothing is left, or `stopping` says so.
+        """Until nothing is left, or `stopping` says so, or the first failure if that is enough.
 
         Errors: what a worker's model refuses, OutOfResources when workers die while loading or the ledger is full,
-        FailFast, KeyboardInterrupt when stopped at once.
+        KeyboardInterrupt when stopped at once.
         """
         while True:
             if self.stopping > 1:
@@ -75,7 +76,7 @@ class Driver:
             if not self.stopping:
                 self._deal()
             busy = any(hand.job for hand in self._hands)
-            if not busy and (self.stopping or not self._left()):
+            if self._enough or (not busy and (self.stopping or not self._left())):
                 return
             for worker, message in self._pool.wait(WAIT):
                 self._take(worker, self._hands[worker], message)
@@ -126,8 +127,7 @@ class Driver:
         named = {"id": item.id, "video": item.video, "start": item.start, "end": item.end, "question": item.question}
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._write({name: value for name, value in named.items() if value is not None} | {**outcome, "at": at})
-        if outcome["status"] == FAILED and self._limits.fail_fast:
-            raise FailFast
+        self._enough |= outcome["status"] == FAILED and self._limits.fail_fast
 
     def _lost(self, hand: _Hand, why: str) -> None:
         if not hand.ready:
@@ -162,10 +162,6 @@ class Driver:
             if hand.job and not hand.killed and time.monotonic() - hand.since > limit + GRACE:
                 hand.killed = True
                 self._pool.kill(worker)
-
-
-class FailFast(Exception):
-    """The first failure, where one is enough."""
 
 
 _ERRORS: dict[int, type[PureKVError]] = {2: UsageError, 4: ModelUnavailable, 5: OutOfResources}

@@ -53,5 +53,5 @@ def _too_large(model: ChosenModel) -> bool:
 
     if model.source.folder is None:
         return False
-    free = torch.cuda.mem_get_info(model.device)[0]
-    return parameter_bytes(weight_files(model.source.folder), model.dtype) > free
+    room: int = torch.cuda.get_device_properties(model.device).total_memory
+    return parameter_bytes(weight_files(model.source.folder), model.dtype) > room

@@ -76,7 +76,7 @@ class Screen:
         self._quiet, self._tally = terminal.quiet, tally
         self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self._bar: Progress | None = None
-        self._last = time.monotonic()
+        self._last, self._failure = time.monotonic(), ""
         if terminal.bars:
             self._bar = Progress(
                 BarColumn(bar_width=20),
@@ -98,7 +98,10 @@ class Screen:
             case Died(why):
                 self.note(f"note: a worker died ({why}); another one is started", "yellow")
             case Reply(item, outcome) if outcome["status"] != ANSWERED:
-                self.note(f"failed: {item.video}: {outcome['error']['message']}", "yellow")
+                failure = f"failed: {item.video}: {outcome['error']['message']}"
+                if failure != self._failure:  # once for all questions about a video
+                    self.note(failure, "yellow")
+                self._failure = failure
         if self._bar:
             done = self._tally.answered + self._tally.failed
             self._bar.update(self._task, completed=done, description=self._tally.line())

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from purekv_cli.batch.collect import Wanted, collect, read_questions, shard_of
-from purekv_cli.batch.driver import Driver, FailFast, Limits
+from purekv_cli.batch.driver import Driver, Limits
 from purekv_cli.batch.export import Format, export
 from purekv_cli.batch.identity import check_same, identity
 from purekv_cli.batch.job import Item, jobs_of
@@ -145,8 +145,6 @@ def _work(
     try:
         with _stoppable(driver, screen.note):
             driver.run()
-    except FailFast:
-        pass
     except KeyboardInterrupt:
         raise Interrupted("stopped at once", _again(ledger)) from None
     finally:

@@ -1,12 +1,15 @@
 """Kill a batch again and again, then see that nothing was lost and nothing done twice.
 
-By hand, with the embedded model:  python -m tests.batch.killing --clips 300 --bad 12 --kills 10
+By hand, with the embedded model:
+    python -m tests.batch.killing                   # 300 clips, 12 of them bad, the whole batch killed ten times
+    python -m tests.batch.killing --ray             # the same clips, two Ray workers, one of them killed once
 """
 
 import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -52,7 +55,26 @@ def survive(command: Sequence[str], ledger: Path, pauses: Sequence[float], *, lo
         at_kill.append(_lines(ledger))
     began = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    seconds = time.monotonic() - began
+    return _counted(ledger, done.returncode, done.stderr, at_kill, time.monotonic() - began)
+
+
+def lose_a_worker(command: Sequence[str], ledger: Path, after: int) -> Survived:
+    """Run the command once, killing the first of its workers when the ledger has `after` lines."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    began = time.monotonic()
+    heard = ledger.with_suffix(".err")
+    with heard.open("ab") as err:
+        process = subprocess.Popen(command, stderr=err, stdout=subprocess.DEVNULL, env=environment)
+    while process.poll() is None and _lines(ledger) < after:
+        time.sleep(0.01)
+    worker = re.search(r"^worker (\d+):", heard.read_text(), re.MULTILINE)
+    assert worker is not None
+    os.kill(int(worker[1]), signal.SIGKILL)
+    code = process.wait()
+    return _counted(ledger, code, heard.read_text(), [after], time.monotonic() - began)
+
+
+def _counted(ledger: Path, code: int, err: str, at_kill: list[int], seconds: float) -> Survived:
     answered, failed, headers = Counter[tuple[str, str]](), Counter[tuple[str, str]](), 0
     errors = Counter[str]()
     for line in ledger.read_text().splitlines():
@@ -64,7 +86,7 @@ def survive(command: Sequence[str], ledger: Path, pauses: Sequence[float], *, lo
         counted[Path(record["video"]).name, record["question"]] += 1
         if "error" in record:
             errors[record["error"]["type"]] += 1
-    return Survived(answered, failed, errors, headers, done.returncode, done.stderr, at_kill, seconds)
+    return Survived(answered, failed, errors, headers, code, err, at_kill, seconds)
 
 
 def _lines(ledger: Path) -> int:
@@ -101,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in (("clips", 300), ("bad", 12), ("kills", 10), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--ray", action="store_true", help="two Ray workers, one of them killed")
     parser.add_argument("--longest", type=float, default=12.0, help="seconds before a kill, at most")
     asked = parser.parse_args()
     rng = random.Random(asked.seed)
@@ -111,14 +134,21 @@ def main() -> None:
         questions = ("what happens?", "which number can be seen?")
         flags = [flag for question in questions for flag in ("-q", question)]
         command = [sys.executable, "-m", "purekv_cli", "batch", str(folder), *flags, "-o", str(ledger), "-m", "demo"]
+        if asked.ray:
+            command += ["--ray", "local", "--workers", "2", "--cores", "1"]
         pauses = [rng.uniform(1.0, asked.longest) for _ in range(asked.kills)]
-        found = survive(command, ledger, pauses, loading=asked.kills // 3)
+        if asked.ray:
+            found = lose_a_worker(command, ledger, after=rng.randrange(100, 400))
+        else:
+            found = survive(command, ledger, pauses, loading=asked.kills // 3)
         names = {f"clip{index:03d}.mp4" for index in range(asked.clips)}
-        good = {(name, question) for name in names - unlucky for question in questions}
+        pairs = {(name, question) for name in names for question in questions}
         bad = {(name, question) for name in unlucky for question in questions}
+        lost = {name for name, _ in found.failed.keys() - bad}
         checks = {
-            "every good pair answered exactly once": found.answered == Counter(good),
-            "every bad pair failed exactly once": found.failed == Counter(bad),
+            "every pair recorded exactly once": found.answered + found.failed == Counter(pairs),
+            "every bad pair among the failed": bad <= found.failed.keys(),
+            f"videos lost with a worker: {len(lost)}": len(lost) <= asked.ray,
             "exit code 6": found.code == 6,
             "the bad ones named": all(name in found.err for name in unlucky),
         }
