@@ -1,10 +1,17 @@
-"""Where the video lies in a prompt: the only thing the method needs to know of a model family."""
+"""Where the video lies in a prompt: the only thing the method needs to know of a model family.
+
+Sound is a second span of tokens that may be pruned. It has no grid: sparse attention reads it, and lets it read, as
+text; a policy that asks for a token's frame and place gets the frame of the same share of the clip, and one place for
+all sound.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+NOTHING = torch.zeros(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +25,7 @@ class VideoLayout:
     length: int  # prompt tokens N
     video: Tensor  # int64 [V], ascending positions of the video tokens
     grid: tuple[int, int, int]  # (T, H, W) after spatial merging, T * H * W = V
+    audio: Tensor = field(default_factory=lambda: NOTHING)  # int64 [A], ascending positions of tokens of sound
 
     @property
     def before(self) -> int:
@@ -26,15 +34,20 @@ class VideoLayout:
 
     @property
     def after(self) -> int:
-        """Position of the first token after the last video token: where the question begins."""
-        return int(self.video[-1]) + 1 if len(self.video) else 0
+        """Position of the first token after the last one of video and sound: where the question begins."""
+        return max((int(span[-1]) + 1 for span in (self.video, self.audio) if len(span)), default=0)
+
+    @property
+    def prunable(self) -> Tensor:
+        """int64 [V + A], the video's positions, then the sound's."""
+        return torch.cat([self.video, self.audio]) if len(self.audio) else self.video
 
 
 @dataclass(frozen=True, slots=True)
 class PromptMasks:
     """The same for a left-padded batch, as masks over B prompts of N positions."""
 
-    video: Tensor  # bool [B, N]
+    video: Tensor  # bool [B, N], tokens that may be pruned, the sound's among them
     after: Tensor  # bool [B, N], text after the video
     valid: Tensor  # bool [B, N], False where a row is padded
     frame: Tensor | None = None  # int64 [B, N], number of a video token's frame; None: the grids are not known
@@ -50,10 +63,13 @@ class PromptMasks:
         for row, layout in enumerate(layouts):
             pad = length - layout.length
             valid[row, pad:] = True
-            video[row, layout.video + pad] = True
+            video[row, layout.prunable + pad] = True
             after[row, layout.after + pad :] = True
             number, size = torch.arange(len(layout.video)), max(1, layout.grid[1] * layout.grid[2])
             frame[row, layout.video + pad], spot[row, layout.video + pad] = number // size, number % size
+            if sounds := len(layout.audio):
+                frame[row, layout.audio + pad] = torch.arange(sounds) * layout.grid[0] // sounds
+                spot[row, layout.audio + pad] = size
         return cls(*(each.to(device) for each in (video, after, valid, frame, spot)))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "PromptMasks":

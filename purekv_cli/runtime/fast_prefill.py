@@ -110,12 +110,16 @@ class _FastPrefill:
         self._layout = prompt.layout if uses_sparse(config, prompt) else None
         self._content: Tensor | None = None
         self._video: Tensor | None = None  # positions of the tokens that `content` is about
+        self._prunable: Tensor | None = None  # theirs and the sound's
+        self._change: Tensor | None = None  # `content`, and nothing for the sound
         self._runs: RunList | None = None
         self._sparse = False  # whether a whole layer has read by a list
         self._key_rows: Tensor | None = None
         if prompt.layout is not None and len(prompt.layout.video) and (self._layout or config.propagate):
             self._video = prompt.layout.video.to(device)
             self._content = content_change(embeds[0, self._video], prompt.layout.grid)
+            self._prunable = prompt.layout.prunable.to(device)
+            self._change = F.pad(self._content, (0, len(prompt.layout.audio)))  # of sound only its score counts
         if self._layout is not None:
             self._read(build(self._layout, config.sparse, self._content))
 
@@ -231,7 +235,7 @@ class _FastPrefill:
         """The tokens that flow on, int64 [m]."""
         if self._ends_at is not None:
             return self._scorer.flowing(score, self._entries)
-        return propagate.flowing(score, self._needed, self._flowing, self._video, self._content)
+        return propagate.flowing(score, self._needed, self._flowing, self._prunable, self._change)
 
     @property
     def _chooses(self) -> bool:

@@ -1,13 +1,13 @@
 """One clip and many questions: what is kept between them, and what each of them still has to feed to the model."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from purekv_cli.errors import UsageError
-from purekv_cli.method.layout import VideoLayout
 from purekv_cli.models.base import Inputs
 from purekv_cli.runtime.answering import Turn, answering, next_position, text_positions
 from purekv_cli.runtime.cache import CompactCache
@@ -74,14 +74,14 @@ class Session:
         positions = text_positions(inputs.position_ids, prefix, start, count)
         ids = torch.cat([inputs.input_ids[:, :prefix], tail], 1)
         whole = torch.cat([inputs.position_ids[..., :prefix], positions], -1)
-        layout = VideoLayout(prefix + count, inputs.layout.video, inputs.layout.grid)
+        layout = replace(inputs.layout, length=prefix + count)
         turn = Turn(question, ids, whole, Prompt.of_layouts([layout]))
         if self.engine.shares_prefill if shared is None else shared:
             if self.mark is not None and self.cache is not None:
                 self.cache.rewind(self.mark)
                 turn = Turn(question, tail, positions)
             else:
-                opening = Prompt.of_layouts([VideoLayout(prefix, layout.video, layout.grid)])
+                opening = Prompt.of_layouts([replace(layout, length=prefix)])
                 opening.reserve = count
                 turn = Turn(question, ids, whole, opening)
         return answering(self, turn, generation or Generation())
