@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -34,7 +35,7 @@ class Checkpoint:
         """
         released = hub.read_json(folder / "config.json")
         tower = find_tower(released)
-        config = VideoLlama2Config.from_released(released, tower.vision)
+        config = VideoLlama2Config.from_released(released, tower.vision, shapes_in(folder))
         loaded: Any = VideoLlama2.from_pretrained(folder, config=config, key_mapping=KEYS, **how)
         model, report = loaded
         missing = {key for key in report["missing_keys"] if key.startswith("vision_tower.")}
@@ -44,8 +45,19 @@ class Checkpoint:
         return model, report
 
 
-def from_weights(config: VideoLlama2Config, weights: Mapping[str, Tensor]) -> VideoLlama2:
+def shapes_in(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of a checkpoint's weights; reads only the headers."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in hub.weight_files(folder):
+        with safe_open(path, "pt") as file:
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return shapes
+
+
+def from_weights(released: Mapping[str, Any], vision: Mapping[str, Any], weights: Mapping[str, Tensor]) -> VideoLlama2:
     """The model of weights under released names, in their dtype, on the CPU."""
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    config = VideoLlama2Config.from_released(released, vision, shapes)
     model: VideoLlama2
     dtype = next(iter(weights.values())).dtype
     loaded: Any = VideoLlama2.from_pretrained(

@@ -3,7 +3,9 @@
 "videollama2_mistral" and the like are the config of that language model plus mm_* fields of LLaVA's kind.
 """
 
+import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 from transformers import (
@@ -16,9 +18,11 @@ from transformers import (
 )
 
 from purekv_cli.errors import ModelUnavailable
+from purekv_cli.models.videollama2.beats import BeatsSizes
 from purekv_cli.models.videollama2.geometry import FRAMES, connector_padding
 
 VIDEO = -201  # stands for the video among token ids, as in the reference
+AUDIO = "model.audio_tower."  # what the released names of the audio encoder's weights begin with
 _LANGUAGE: dict[str, type[PretrainedConfig]] = {
     "videollama2": MistralConfig,
     "videollama2_mistral": MistralConfig,
@@ -44,12 +48,19 @@ class VideoLlama2Config(PretrainedConfig):
     select_layer: int = -2  # the tower's hidden state that the connector reads
     select_feature: str = "patch"  # without the class token; "cls_patch": with it
     num_frames: int = FRAMES
+    audio_sizes: dict[str, int] | None = None  # of `BeatsSizes`; None: the model hears nothing
+    audio_depth: int = 2  # linear layers from the encoder's features to tokens
     video_token_id: int = VIDEO
     tie_word_embeddings: bool = False
 
     @classmethod
-    def from_released(cls, config: Mapping[str, Any], vision: Mapping[str, Any]) -> "VideoLlama2Config":
+    def from_released(
+        cls, config: Mapping[str, Any], vision: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    ) -> "VideoLlama2Config":
         """From a checkpoint's config.json and its vision tower's config.
+
+        Args:
+            shapes: of the checkpoint's weights, by released name: the audio encoder's sizes are written nowhere else.
 
         Raises:
             ModelUnavailable: another language model, tower or connector.
@@ -69,5 +80,25 @@ class VideoLlama2Config(PretrainedConfig):
             select_layer=config.get("mm_vision_select_layer", -2),
             select_feature=config.get("mm_vision_select_feature", "patch"),
             num_frames=config.get("num_frames") or FRAMES,
+            audio_sizes=_audio_sizes(shapes) if config.get("mm_audio_tower") else None,
+            audio_depth=_depth(config.get("mm_projector_a_type", "linear")),
             tie_word_embeddings=bool(config.get("tie_word_embeddings")),
         )
+
+
+def _audio_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    own = {name.removeprefix(AUDIO): shape for name, shape in shapes.items() if name.startswith(AUDIO)}
+    try:
+        return asdict(BeatsSizes.of(own))
+    except (KeyError, StopIteration, ValueError):
+        raise ModelUnavailable(
+            "the checkpoint names an audio encoder, but lacks weights of it", "It is incomplete: fetch it again."
+        ) from None
+
+
+def _depth(kind: str) -> int:
+    """Linear layers of a projector by its name: "linear" or "mlp2x_gelu"."""
+    found = re.fullmatch(r"mlp(\d+)x_gelu", kind)
+    if not found and kind != "linear":
+        raise ModelUnavailable(f"the checkpoint's audio projector is {kind}", "Known are: linear, mlp2x_gelu.")
+    return int(found[1]) if found else 1

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from purekv_cli.models.videollama2.checkpoint import from_weights
-from purekv_cli.models.videollama2.config import VIDEO, VideoLlama2Config
+from purekv_cli.models.videollama2.config import VIDEO
 from purekv_cli.models.videollama2.model import VideoLlama2
 from purekv_cli.models.videollama2.pixels import Squares
 from purekv_cli.models.videollama2.tower import TowerFiles, find_tower
@@ -32,7 +32,7 @@ class Golden:
             tower = find_tower(config)
         else:
             tower = TowerFiles(config["mm_vision_tower"], vision, preprocessor, None)
-        model = from_weights(VideoLlama2Config.from_released(config, tower.vision), state_dict)
+        model = from_weights(config, tower.vision, state_dict)
         return cls(model, Squares.from_config(tower.preprocessor, tower.side))
 
     def pixel_values(self, frames: NDArray[np.uint8], count: int | None = None, pad: bool = False) -> Tensor:
@@ -49,6 +49,11 @@ class Golden:
         """[B, T' * H' * W', D] of features [B, T, N, C]."""
         tokens: Tensor = self.model.connector(features)
         return tokens
+
+    @torch.no_grad()
+    def audio_output(self, fbank: Tensor) -> Tensor:
+        """[A, D] of a filter bank [frames, bins]; `fbank.fbank` makes one of samples."""
+        return self.model.get_audio_features(fbank)
 
     @torch.no_grad()
     def inputs_embeds(self, input_ids: Tensor, tokens: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """The model: a stock vision tower, the connector, a stock language model, and the splice of its embeddings.
 
+An audio-visual checkpoint also has BEATs and its projector; tokens of sound follow those of the video.
+
 Key names of the released checkpoints are mapped by `KEYS` when transformers loads them.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import (
     CLIPVisionModel,
@@ -17,12 +20,15 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from purekv_cli.models.videollama2.beats import Beats, BeatsSizes
 from purekv_cli.models.videollama2.config import VideoLlama2Config
 from purekv_cli.models.videollama2.connector import STCConnector
 
 KEYS = {  # released name: ours, as patterns
     r"^model\.vision_tower\.vision_tower\.(vision_model\.)?": "vision_tower.",
     r"^model\.mm_projector\.": "connector.",
+    r"^model\.audio_tower\.": "audio_tower.",
+    r"^model\.mm_projector_a\.": "audio_projector.",
     r"^model\.(layers|embed_tokens|norm)\.": r"language_model.model.\1.",
     r"^lm_head\.": "language_model.lm_head.",
 }
@@ -46,6 +52,13 @@ class VideoLlama2(PreTrainedModel, GenerationMixin):
         self.vision_tower = _VISION[vision.model_type](vision)
         self.connector = STCConnector(vision.hidden_size, text.hidden_size, config.sampler_padding)
         self.language_model = _LANGUAGE[text.model_type](text)
+        if config.audio_sizes:
+            sizes = BeatsSizes(**config.audio_sizes)
+            self.audio_tower = Beats(sizes)
+            parts: list[nn.Module] = [nn.Linear(sizes.width, text.hidden_size)]
+            for _ in range(config.audio_depth - 1):
+                parts += [nn.GELU(), nn.Linear(text.hidden_size, text.hidden_size)]
+            self.audio_projector = nn.Sequential(*parts)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -73,27 +86,37 @@ class VideoLlama2(PreTrainedModel, GenerationMixin):
             x = x[:, 1:]
         return x
 
-    def get_video_features(self, pixel_values_videos: Tensor) -> Tensor:
-        """Tokens of one clip, [V, hidden] in (t, h, w) order, of its frames [T, 3, S, S]."""
+    def get_video_features(self, pixel_values_videos: Tensor, audio_banks: Tensor | None = None) -> Tensor:
+        """Tokens of one clip, [V, hidden] in (t, h, w) order, of its frames [T, 3, S, S]; then those of its sound."""
         tokens: Tensor = self.connector(self.vision_features(pixel_values_videos)[None])
+        if audio_banks is not None:
+            tokens = torch.cat([tokens, self.get_audio_features(audio_banks)[None].to(tokens.device)], 1)
+        return tokens[0]
+
+    def get_audio_features(self, audio_banks: Tensor) -> Tensor:
+        """Tokens of one clip's sound, [A, hidden], of its filter bank [frames, bins]."""
+        tokens: Tensor = self.audio_projector(self.audio_tower(audio_banks[None]))
         return tokens[0]
 
     def forward(
         self,
         input_ids: Tensor | None = None,
         pixel_values_videos: Tensor | None = None,
+        audio_banks: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits; the places of a clip's tokens in `input_ids` [1, N] hold `config.video_token_id`.
 
         Args:
-            pixel_values_videos: [T, 3, S, S], of one clip; only with the prompt itself, not in later steps.
+            pixel_values_videos: [T, 3, S, S], of one clip.
+            audio_banks: [frames, bins], of its sound.
         """
         if inputs_embeds is None and input_ids is not None:
             inputs_embeds = self.get_input_embeddings()(input_ids.clamp(min=0))
             video = input_ids == self.config.video_token_id
             if pixel_values_videos is not None and bool(video.any()):
-                tokens = self.get_video_features(pixel_values_videos).to(inputs_embeds.device, inputs_embeds.dtype)
+                tokens = self.get_video_features(pixel_values_videos, audio_banks)
+                tokens = tokens.to(inputs_embeds.device, inputs_embeds.dtype)
                 inputs_embeds = inputs_embeds.masked_scatter(video[..., None], tokens)
         return self.language_model(inputs_embeds=inputs_embeds, **kwargs)
