@@ -3,7 +3,6 @@
 Its tower feeds the first decoder layers too (deepstack), so tokens can only end above those.
 """
 
-import torch
 from torch import Tensor
 
 from purekv_cli.models.chat import Seen

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from purekv_cli.errors import ModelUnavailable, unknown
 from purekv_cli.models import hub
-from purekv_cli.models.geometry import ModelGeometry
+from purekv_cli.models.geometry import ModelGeometry, single_frames, squares
 from purekv_cli.models.hub import CachedModel, cached_models
 from purekv_cli.models.videollama2 import geometry as videollama2
 
@@ -69,6 +69,17 @@ FAMILIES: dict[str, Family] = {
     ),
     "Qwen2VLForConditionalGeneration": Family("qwen2_vl", "Qwen2-VL", "qwen2_vl:Qwen2VL", _CONTRACT),
     "Qwen3VLForConditionalGeneration": Family("qwen3_vl", "Qwen3-VL", "qwen3_vl:Qwen3VL", _CONTRACT),
+    "LlavaOnevisionForConditionalGeneration": Family(
+        "llava_onevision", "LLaVA-OneVision", "llava_onevision:LlavaOnevision", _CONTRACT, squares
+    ),
+    "LlavaNextVideoForConditionalGeneration": Family(
+        "llava_next_video", "LLaVA-NeXT-Video", "llava_next_video:LlavaNextVideo", _CONTRACT, squares
+    ),
+    "InternVLForConditionalGeneration": Family("internvl", "InternVL3", "internvl:InternVL", _CONTRACT, squares),
+    "SmolVLMForConditionalGeneration": Family("smolvlm", "SmolVLM2", "smolvlm:SmolVLM", _CONTRACT, squares),
+    "VideoLlama3ForConditionalGeneration": Family(
+        "video_llama_3", "VideoLLaMA3", "video_llama_3:VideoLlama3", _CONTRACT, single_frames
+    ),
 }
 FAMILIES |= {
     f"Videollama2{language}ForCausalLM": Family(

@@ -73,13 +73,20 @@ def look(model: PreTrainedModel, inputs: Inputs) -> Looked:
 
 def _stock(model: PreTrainedModel, inputs: Inputs) -> Looked:
     """Of the model's own tower; families without one for video see frames as images."""
-    holder: Any = model
-    tower = holder.get_video_features if "pixel_values_videos" in inputs.features else holder.get_image_features
+    holder: Any = model.base_model  # whose methods name what they take; the model's own may pass it on unnamed
+    given = {name: tensor.to(model.device) for name, tensor in inputs.features.items()}
+    is_video = "pixel_values_videos" in given
+    tower = holder.get_video_features if is_video else holder.get_image_features
+    pixels = given.pop("pixel_values_videos" if is_video else "pixel_values")  # which not all releases name so
     known = inspect.signature(tower).parameters
-    given = {name: tensor.to(model.device) for name, tensor in inputs.features.items() if name in known}
-    out = tower(**given)
+    out = tower(pixels, **{name: tensor for name, tensor in given.items() if name in known})
     stacked = getattr(out, "deepstack_features", None) or ()
-    return Looked(_joined(getattr(out, "pooler_output", out)), tuple(_joined(each) for each in stacked))
+    seen = _joined(getattr(out, "pooler_output", out))
+    if (kept := inputs.features.get("video_compression_mask")) is not None:
+        seen = seen[kept.to(seen.device)]
+    if inputs.filled is not None and len(seen) < len(inputs.filled):  # older releases add the newline later
+        seen = torch.cat([seen, holder.image_newline[None].to(seen)])
+    return Looked(seen, tuple(_joined(each) for each in stacked))
 
 
 def _joined(features: Any) -> Tensor:

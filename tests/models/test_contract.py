@@ -141,7 +141,8 @@ def test_a_second_turn_is_the_rest_of_the_conversation(family: Loaded) -> None:
     text = text_of(family, frames, inputs.layout.grid, "what happens?", "and then?")
     whole = adapter.tokenizer.encode(text)
     first, rest = inputs.input_ids[0].tolist(), more[0].tolist()
-    assert whole[: len(first)] == first
+    if family.sample.prompt_reopens:
+        assert whole[: len(first)] == first
     assert whole[-len(rest) :] == rest
     between = whole[len(first) : -len(rest)]
     assert adapter.tokenizer.decode(between, skip_special_tokens=True).strip() == "It moves."
@@ -349,7 +350,7 @@ def test_ask_answers(family: Loaded, tmp_path: Path, capfd: pytest.CaptureFixtur
     video = make(tmp_path, Recipe()).path
     line = ["ask", str(video), "what?", "-m", str(family.folder), "--frames", "4", "--max-tokens", "3", "--json"]
     with pytest.raises(SystemExit) as ended:
-        main([*line, "--device", DEVICE, "--dtype", "float32", "--budget", "0.9"])
+        main([*line, "--device", DEVICE, "--dtype", "float32", "--budget", "0.97"])
     assert not ended.value.code
     told = json.loads(capfd.readouterr().out)
     assert told["answers"][0]["question"] == "what?"

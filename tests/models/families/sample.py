@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
@@ -53,6 +53,8 @@ class Sample:
     files: Mapping[str, Any] = field(default_factory=dict)  # further JSON files of the folder
     model_class: str | None = None  # of transformers; None: the architecture
     writes_tokenizer: Callable[[Path, Sequence[str], str], dict[str, int]] | None = None
+    renames: tuple[str, str] | None = None  # of weights: what transformers 5 writes, and what a release has
+    prompt_reopens: bool = True  # whether an answer begins after the same tokens in a prompt and in a conversation
     propagation: str = "2:0.01"
 
     def write(self, folder: Path) -> Path:
@@ -73,6 +75,11 @@ class Sample:
         released = (folder / "config.json").read_text()
         model.save_pretrained(folder)
         (folder / "config.json").write_text(released)  # transformers writes its own layout
+        if self.renames is not None:
+            ours, theirs = self.renames
+            weights = load_file(folder / "model.safetensors")
+            renamed = {name.replace(ours, theirs, 1): weight for name, weight in weights.items()}
+            save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
         return folder
 
     def build(self, folder: Path) -> PreTrainedModel:
