@@ -13,6 +13,7 @@ from purekv_cli.eval.records import Graded, Item, Way
 from purekv_cli.eval.source import Source, Video
 from purekv_cli.runtime.weights import Unsupported
 from purekv_cli.terminal import Terminal
+from purekv_cli.video.frames import Frames
 
 KEY = ("suite", "video", "id", "policy", "budget", "when", "propagate", "sparse", "probe")
 _FIELDS = tuple(field.name for field in fields(Graded))
@@ -55,7 +56,9 @@ class Grading:
                 try:
                     if isinstance(frames, PureKVError):
                         raise frames
-                    rows = list(_graded(grader, video, wanted[video], frames))
+                    rows = _graded(grader, video, wanted[video], frames)
+                except Unsupported as error:
+                    raise UsageError(f"this model cannot be replayed: {error}", "Ask for --way engine.") from error
                 except PureKVError as error:
                     problems.append(Problem(self._source.short(video[0].video), str(error)))
                     steps.say(f"{problems[-1].where}: {problems[-1].what}")
@@ -88,11 +91,9 @@ class Grading:
         return (*self._name(item), arm.policy, arm.budget, arm.when, arm.propagate, arm.sparse, arm.probe)
 
 
-def _graded(way: Way, video: Video, arms: Sequence[Arm], frames: object) -> Iterator[Graded]:
+def _graded(way: Way, video: Video, arms: Sequence[Arm], frames: Frames) -> list[Graded]:
     try:
-        yield from way.grade(video, arms, frames)  # type: ignore[arg-type]
-    except Unsupported as error:
-        raise UsageError(f"this model cannot be replayed: {error}", "Ask for --way engine.") from error
+        return list(way.grade(video, arms, frames))
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             raise OutOfResources("out of memory", "Sample fewer frames (--max-frames).") from error

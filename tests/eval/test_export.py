@@ -1,0 +1,44 @@
+"""What is written: JSON that holds every count, Markdown that says how it was made."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from purekv_cli.errors import UsageError
+from purekv_cli.eval.arms import Arm
+from purekv_cli.eval.export import check_target, to_json, to_markdown
+from purekv_cli.eval.summary import summarise
+from tests.eval.graded import FULL, answers, items
+
+FACTS = {"command": "purekv eval clipworld", "model": "demo", "way": "replay"}
+
+
+def test_json_has_the_counts_that_the_tables_are_made_of() -> None:
+    asked = items(10, 4)
+    rows = [*answers(asked, Arm("dense", "1", "unknown")), *answers(asked, Arm("random", "0.1", "known"), 4)]
+    record = json.loads(to_json(FACTS, summarise(rows)))
+    assert record["schema_version"] == 1
+    assert record["model"] == "demo"
+    dense, random = record["arms"]
+    assert (dense["policy"], dense["against_dense"]) == ("dense", None)
+    assert (random["suite"], random["policy"], random["budget"], random["when"]) == ("medium", "random", "0.1", "known")
+    assert (random["videos"], random["asked"], random["right"], random["failed"]) == (10, 40, 30, 0)
+    assert random["types"]["narration"] == {"right": 0, "asked": 10}
+    assert random["against_dense"]["only_b"] == 10
+    assert random["narration"]["ratio"] == 0
+    assert random["kv_bytes_kept"] == 40 * FULL // 10
+
+
+def test_markdown_says_how_it_was_made() -> None:
+    text = to_markdown(FACTS, summarise(answers(items(2, 2), Arm("dense", "1", "unknown"))))
+    assert "- command: purekv eval clipworld" in text
+    assert "## medium" in text
+
+
+@pytest.mark.parametrize("name", ["x.txt", "no/such/folder/x.json"])
+def test_a_file_that_cannot_be_written_is_noticed(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot write"):
+        check_target(tmp_path / name, ".json")
+    check_target(tmp_path / "x.json", ".json")
+    check_target(None, ".json")
