@@ -10,7 +10,6 @@ JSON line an answer goes to --out, the table to stdout. `--way replay` comes to 
 import argparse
 import json
 import multiprocessing
-import os
 import random
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -119,6 +118,39 @@ def _made(request: tuple[int, str, bool, ModelGeometry, int | None]) -> tuple[li
     return items_of(clip, questions), clip_frames(clip, geometry)
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A clip, its questions and the arms to grade them in: what a worker process is given."""
+
+    suite: str
+    seed: int
+    arms: tuple[Arm, ...]
+    questions: int | None = None
+    unseen_wordings: bool = False
+
+
+def graded(
+    requests: Iterable[Request], *, model: str = "demo", device: str = "auto", way: str = "replay", workers: int = 1
+) -> Iterator[list[Graded]]:
+    """Every clip's answers, in order, from worker processes that each hold the model, make clips and grade them.
+
+    A small model keeps a GPU busy only from several processes at once: most of a clip's time goes into launches.
+    """
+    waiting: deque[Future[list[Graded]]] = deque()
+    context, given = multiprocessing.get_context("spawn"), (model, device, way)
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=given) as pool:
+        try:
+            for request in requests:
+                waiting.append(pool.submit(_work, request))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
 _way: Any = None  # of a worker process
 
 
@@ -133,10 +165,9 @@ def _start_worker(model: str, device: str, way: str) -> None:
     _way = EngineWay(adapter) if way == "engine" else ReplayWay(adapter)
 
 
-def _work(task: tuple[int, str, bool, list[Arm], int | None]) -> list[Graded]:
-    seed, suite, unseen_wordings, compared, count = task
-    clip = make_clip(seed, suite, unseen_wordings)
-    return list(_way.grade(items_of(clip, count), compared, None))
+def _work(request: Request) -> list[Graded]:
+    clip = make_clip(request.seed, request.suite, request.unseen_wordings)
+    return list(_way.grade(items_of(clip, request.questions), request.arms))
 
 
 def main() -> None:
@@ -155,31 +186,24 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, help="one JSON line an answer")
     given = parser.parse_args()
-    whens: list[When] = [when for when in given.when.split(",") if when in get_args(When)]
-    compared = list(arms(given.policy.split(","), given.budget.split(","), whens))
-    suites = given.suite or ["medium"]
-    tasks = [
-        (seed, suite, given.unseen_wordings, compared, given.questions)
-        for suite in suites
+    whens: list[When] = [when for when in get_args(When) if when in given.when.split(",")]
+    compared = tuple(arms(given.policy.split(","), given.budget.split(","), whens))
+    requests = [
+        Request(suite, seed, compared, given.questions, given.unseen_wordings)
+        for suite in given.suite or ["medium"]
         for seed in range(given.first_seed, given.first_seed + given.clips)
     ]
-    context = multiprocessing.get_context("spawn")
     results: list[dict[str, Any]] = []
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with (
-        given.out.open("w", encoding="utf-8") if given.out else nullcontext() as lines,
-        ProcessPoolExecutor(
-            given.workers, context, initializer=_start_worker, initargs=(given.model, given.device, given.way)
-        ) as pool,
-    ):
-        for done, rows in enumerate(pool.map(_work, tasks), 1):
+    with given.out.open("w", encoding="utf-8") if given.out else nullcontext() as lines:
+        every = graded(requests, model=given.model, device=given.device, way=given.way, workers=given.workers)
+        for done, rows in enumerate(every, 1):
             found = [asdict(row) for row in rows]
             results += found
             if lines:
                 lines.write("".join(json.dumps(row) + "\n" for row in found))
                 lines.flush()
             if done % 10 == 0:
-                print(f"{done} of {len(tasks)} clips", file=sys.stderr, flush=True)
+                print(f"{done} of {len(requests)} clips", file=sys.stderr, flush=True)
     from purekv_cli.eval.table import by_suite
 
     print(by_suite(results))
