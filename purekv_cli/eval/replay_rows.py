@@ -17,6 +17,7 @@ from purekv_cli.eval.replay_prefill import Captured, Texts
 from purekv_cli.runtime.embed import embed_tokens
 
 _TOKENS = {"cpu": 2**12, "cuda": 2**16}  # of all rows of a forward, about: bounds activations
+_GATHERED = {"cpu": 2**24, "cuda": 2**30}  # elements of a layer's keys, gathered for all rows of a forward
 _LOGITS = {"cpu": 2**24, "cuda": 2**28}  # elements of a block of logits
 
 
@@ -46,13 +47,15 @@ class Row:
     @property
     def group(self) -> tuple[object, ...]:
         """Rows with the same go together."""
-        if not self.kept:
-            return self.after_prompt, "dense"
-        counts = {layer.key.shape[2] if isinstance(layer, Past) else layer.shape[-1] for layer in self.kept}
-        own = isinstance(self.kept[0], Past)
-        if len(counts) == 1 and not self.holes and not own:
-            return self.after_prompt, *counts
-        return self.after_prompt, "own" if own else "uneven", max(counts).bit_length()
+        counts, own = self.counts, bool(self.kept) and isinstance(self.kept[0], Past)
+        if len(set(counts)) == 1 and not self.holes and not own:
+            return self.after_prompt, counts[0]
+        return self.after_prompt, "own" if own else "uneven" if counts else "dense", max(counts, default=0).bit_length()
+
+    @property
+    def counts(self) -> list[int]:
+        """Entries of every layer."""
+        return [layer.key.shape[2] if isinstance(layer, Past) else layer.shape[-1] for layer in self.kept]
 
 
 Told = tuple[list[int], float, float]  # m + 1 first choices; KL(dense || arm) in nats, mean over these places; share
@@ -62,7 +65,7 @@ Told = tuple[list[int], float, float]  # m + 1 first choices; KL(dense || arm) i
 def tell(clip: Captured, asked: Asked, rows: Sequence[Row]) -> list[Told]:
     """What came of every row."""
     order, told = [], []
-    for numbers in _groups(clip, [(*row.group, len(asked.truth)) for row in rows], len(asked.tail)):
+    for numbers in _groups(clip, asked, rows, [len(asked.truth)] * len(rows)):
         part = [rows[number] for number in numbers]
         if part[0].kept:
             found = _logprobs(clip, asked, part, asked.truth.expand(len(part), -1))
@@ -80,7 +83,7 @@ def tell(clip: Captured, asked: Asked, rows: Sequence[Row]) -> list[Told]:
 def next_tokens(clip: Captured, asked: Asked, rows: Sequence[Row], answers: Sequence[Sequence[int]]) -> list[int]:
     """The first choice of every row after the tokens of its own answer so far."""
     order, found = [], []
-    for numbers in _groups(clip, [(*r.group, len(a)) for r, a in zip(rows, answers, strict=True)], len(asked.tail)):
+    for numbers in _groups(clip, asked, rows, [len(answer) for answer in answers]):
         so_far = torch.tensor([answers[number] for number in numbers], device=asked.tail.device)
         order += numbers
         found.append(_logprobs(clip, asked, [rows[number] for number in numbers], so_far)[:, -1].argmax(-1))
@@ -88,13 +91,17 @@ def next_tokens(clip: Captured, asked: Asked, rows: Sequence[Row], answers: Sequ
     return [chosen[number] for number in range(len(rows))]
 
 
-def _groups(clip: Captured, keys: Sequence[tuple[object, ...]], tail: int) -> Iterator[list[int]]:
-    """Numbers of rows with the same key, whose last part is the answer's length; as many as memory allows."""
+def _groups(clip: Captured, asked: Asked, rows: Sequence[Row], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of rows that go together and have answers of one length; as many as memory allows."""
     groups: dict[tuple[object, ...], list[int]] = {}
-    for number, key in enumerate(keys):
-        groups.setdefault(key, []).append(number)
-    for key, numbers in groups.items():
-        most = max(1, _TOKENS.get(clip.embeds.device.type, 2**12) // (tail + int(str(key[-1]))))
+    for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        groups.setdefault((row.group, length), []).append(number)
+    kind, key = clip.embeds.device.type, clip.states[0].key
+    for numbers in groups.values():
+        tokens = len(asked.tail) + lengths[numbers[0]]
+        entries = max((max(rows[number].counts, default=0) for number in numbers), default=0)
+        gathered = key.shape[1] * key.shape[3] * max(1, entries)
+        most = max(1, min(_TOKENS.get(kind, 2**12) // tokens, _GATHERED.get(kind, 2**24) // gathered))
         for at in range(0, len(numbers), most):
             yield numbers[at : at + most]
 

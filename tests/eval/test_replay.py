@@ -1,6 +1,6 @@
 """Replay comes to what the engine comes to, arm by arm: right or wrong, bytes, KL."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,9 +11,15 @@ from purekv_cli.eval.clipworld import clip_frames, items_of
 from purekv_cli.eval.engine_way import EngineWay
 from purekv_cli.eval.records import Graded, Item
 from purekv_cli.eval.replay import ReplayWay
+from purekv_cli.eval.replay_judge import Kept, kept
+from purekv_cli.eval.replay_prefill import captured
+from purekv_cli.method.budget import Budget
+from purekv_cli.method.config import MethodConfig
+from purekv_cli.method.policies import POLICIES
 from purekv_cli.models.base import Adapter
 from purekv_cli.models.registry import load, resolve
 from purekv_cli.video.frames import Frames
+from tests.runtime.uneven import Uneven
 
 DENSE = Arm("dense", "1", "unknown")
 Key = tuple[object, ...]
@@ -26,11 +32,11 @@ def demo() -> Adapter:
 
 @pytest.fixture(scope="module")
 def clip(demo: Adapter) -> tuple[list[Item], Frames]:
-    """Its first twelve frames: enough to differ, and to be wrong at times."""
+    """Its first eight frames: enough to differ, and to be wrong at times."""
     made = make_clip(11, "short")
     frames = clip_frames(made, demo.geometry)
-    cut = {name: getattr(frames, name)[:12] for name in ("pixels", "times", "targets")}
-    return items_of(made, 3), replace(frames, **cut)
+    cut = {name: getattr(frames, name)[:8] for name in ("pixels", "times", "targets")}
+    return items_of(made, 2), replace(frames, **cut)
 
 
 def by_arm(rows: Sequence[Graded]) -> dict[Key, Graded]:
@@ -82,6 +88,51 @@ def test_probes_and_prefills_of_their_own_are_the_engines(
     demo: Adapter, clip: tuple[list[Item], Frames], arm: Arm
 ) -> None:
     assert_same(both(demo, clip, [arm]))
+
+
+class Alone(Uneven):
+    """Every head keeps another number of entries, drawn with the budget: budgets cannot be asked for together."""
+
+    name = "alone"
+    score_knows_budget = True
+
+
+@pytest.mark.parametrize("when", WHENS)
+def test_holes_and_a_score_that_depends_on_the_budget_are_the_engines(
+    demo: Adapter, clip: tuple[list[Item], Frames], when: When, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(POLICIES, Alone.name, Alone)
+    assert_same(both(demo, clip, [Arm("alone", "0.3", when), Arm("alone", "0.2", when)]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda item: replace(item, truth=item.truth.upper() + "!"),
+        lambda item: replace(item, truth=item.truth.rstrip(".")),
+        lambda item: replace(item, truth="B", options=("Nothing.", item.truth)),
+    ],
+    ids=["another case", "no full stop", "a letter"],
+)
+def test_an_answer_in_other_words_counts_as_it_does_when_generated(
+    demo: Adapter, clip: tuple[list[Item], Frames], change: Callable[[Item], Item]
+) -> None:
+    items, frames = clip
+    pairs = both(demo, ([change(item) for item in items], frames), [Arm("random", "0.5", "known")])
+    assert [ours.right for ours, _ in pairs] == [engines.right for _, engines in pairs]
+    assert {ours.answer for ours, _ in pairs if ours.right} <= {engines.answer for _, engines in pairs}
+
+
+def test_what_was_captured_is_what_policies_are_shown(demo: Adapter, clip: tuple[list[Item], Frames]) -> None:
+    """The way into experiments: a policy is asked about a prompt that has been read once."""
+    items, frames = clip
+    read = captured(demo, frames).ask(items[0].question)
+    (found,) = kept(read, [MethodConfig(policy="knorm", budget=Budget.parse("0.3"))])
+    assert isinstance(found, Kept)
+    for states, rows in zip(read.states, found.layers, strict=True):
+        score = states.key.norm(dim=-1).neg().masked_fill(read.masks.protected[:, None], float("inf"))
+        best = score.topk(int(0.3 * read.prompt.length), -1).indices.sort(-1).values
+        assert (rows == best[0]).all()
 
 
 def test_dense_diverges_from_itself_by_nothing(demo: Adapter, clip: tuple[list[Item], Frames]) -> None:
