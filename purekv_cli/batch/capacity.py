@@ -104,8 +104,8 @@ def need(way: Way, given: Assumptions) -> Need:
 
 def table(given: Assumptions) -> str:
     """Markdown: one row a way."""
-    head = ("", "GPU s", "CPU s", "s a video", "one by one", "bound by", "cores a GPU needs")
-    head += ("days", "disk MiB/s", "USD an hour of video")
+    head = ["", "GPU s", "CPU s", "s a video", "one by one", "bound by", "cores a GPU needs"]
+    head += ["days", "disk MiB/s", "USD an hour of video"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for way in WAYS:
         n = need(way, given)

@@ -96,7 +96,7 @@ def _videos(path: str, probing: bool, notes: list[str]) -> Iterator[str]:
         for match in matches:
             if not Path(match).is_dir():
                 yield match
-            elif not glob.has_magic(match):
+            elif "**" not in path:  # else what is in it is matched by itself
                 yield from _in_folder(match, probing, notes, must=False)
     else:
         raise UnreadableInput(f"{path} does not exist", "Check the path; quote it when it holds spaces.")

@@ -79,7 +79,7 @@ class Screen:
         self._last, self._failure = time.monotonic(), ""
         if terminal.bars:
             self._bar = Progress(
-                BarColumn(bar_width=20),
+                BarColumn(bar_width=10),
                 TextColumn("{task.description}", markup=False),
                 TimeElapsedColumn(),
                 console=self._console,

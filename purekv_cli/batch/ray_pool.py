@@ -17,6 +17,7 @@ from purekv_cli.batch.worker import loaded, refusal
 from purekv_cli.errors import OutOfResources, UsageError
 
 CORES = 4  # of an actor without a GPU
+RESTART = 3.0  # s that Ray gets to start an actor anew before it is asked to load
 
 
 class _Actor:
@@ -25,14 +26,16 @@ class _Actor:
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
         self._loop: Loop | None = None
+        self._facts = ""
 
     def load(self) -> Iterator[Message]:
         try:
-            self._loop, facts = loaded(self._spec)
+            if self._loop is None:  # else only the connection was lost
+                self._loop, self._facts = loaded(self._spec)
         except Exception as error:
             yield refusal(error)
         else:
-            yield Ready(f"{facts}, node {os.uname().nodename}", os.getpid())
+            yield Ready(f"{self._facts}, node {os.uname().nodename}", os.getpid())
 
     def answer(self, job: Job, ahead: Sequence[Job]) -> Iterator[Reply]:
         if self._loop is None:  # Ray started the process anew between load and this call
@@ -112,7 +115,7 @@ class RayPool:
         except self._ray.exceptions.RayError as error:
             del self._streams[stream]
             self._loading.discard(stream)
-            self._later.append((time.monotonic() + 1.0, worker))
+            self._later.append((time.monotonic() + RESTART, worker))
             return Died(" ".join(str(error).split())[:160])
         return message
 

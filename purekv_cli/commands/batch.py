@@ -77,7 +77,7 @@ def batch(
     paths: Annotated[
         list[str],
         typer.Argument(
-            help="Videos, folders, patterns, .jsonl files of jobs, or - for a list on stdin.", metavar="PATH..."
+            help="Videos, folders, patterns, .jsonl files of jobs, or - for a list on stdin.", metavar="PATH"
         ),
     ],
     *,

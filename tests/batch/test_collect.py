@@ -33,6 +33,7 @@ def test_a_folder_is_searched_to_the_bottom(tree: Path) -> None:
 def test_a_pattern(tree: Path) -> None:
     assert names(tree / "*.mp4") == ["b.mp4"]
     assert names(tree / "**" / "*.webm") == ["c.webm"]
+    assert names(tree / "d*") == ["e [1].mov", "c.webm"]
 
 
 def test_a_file_with_brackets_in_its_name_is_no_pattern(tree: Path) -> None:
