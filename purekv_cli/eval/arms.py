@@ -55,6 +55,7 @@ def arms(
     *,
     propagate: str | None = None,
     sparse: bool = False,
+    probe: str | None = None,
 ) -> Iterator[Arm]:
     """Dense once, then every other policy at every budget and moment.
 
@@ -67,7 +68,7 @@ def arms(
     for when in whens:
         for budget in budgets:
             for policy in policies:
-                arm = Arm(policy, budget, when, propagate, sparse)
+                arm = Arm(policy, budget, when, propagate, sparse, probe if when == "unknown" else None)
                 make(policy, arm.config)
                 if policy != "dense":
                     yield arm

@@ -14,6 +14,14 @@ def test_every_policy_stands_at_every_moment_and_dense_once() -> None:
     assert len(set(compared)) == len(compared)
 
 
+def test_a_probe_stands_in_for_the_question_where_that_is_unknown() -> None:
+    assert {(arm.when, arm.probe) for arm in arms(["purekv"], ["0.2"], probe="") if arm.policy == "purekv"} == {
+        ("unknown", ""),
+        ("known", None),
+        ("prompt", None),
+    }
+
+
 @pytest.mark.parametrize(
     ("arm", "observe"),
     [
