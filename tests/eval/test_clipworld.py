@@ -1,11 +1,10 @@
-"""The rendered world as a data set: which questions are asked, what comes back from its files; and its table."""
+"""The rendered world as a data set: which questions are asked, what comes back from its files."""
 
 import numpy as np
 import pytest
 
 from purekv_cli.demo.clips import make_clip
 from purekv_cli.eval.clipworld import chosen_questions, clip_frames, videos
-from purekv_cli.eval.table import markdown, mean_of_types, wilson
 from purekv_cli.models.registry import resolve
 
 GEOMETRY = resolve("demo").geometry
@@ -18,30 +17,6 @@ def test_questions_are_chosen_by_the_seed_and_hold_the_narration() -> None:
     assert chosen == chosen_questions(make_clip(3, "short"), 4)
     assert chosen[0].type == "narration"
     assert chosen_questions(clip, None) == list(clip.questions)
-
-
-@pytest.mark.parametrize(("right", "asked", "low", "high"), [(0, 0, 0.0, 1.0), (9, 10, 0.596, 0.982), (5, 5, 0.566, 1)])
-def test_the_interval_is_wilsons(right: int, asked: int, low: float, high: float) -> None:
-    assert wilson(right, asked) == pytest.approx((low, high), abs=5e-4)
-
-
-def row(policy: str, kind: str, right: bool) -> dict[str, object]:
-    sizes = {"kv_bytes_full": 100, "kv_bytes_kept": 20 if policy != "dense" else 100}
-    return {"policy": policy, "budget": "0.2", "when": "prompt", "type": kind, "right": right, **sizes}
-
-
-def test_types_weigh_alike_however_often_they_are_asked() -> None:
-    asked = [row("dense", "count", True), row("dense", "narration", False), row("dense", "narration", False)]
-    assert mean_of_types(asked) == 0.5
-
-
-def test_the_table_compares_with_dense_and_states_bytes() -> None:
-    rows = [row("dense", "count", True), row("dense", "narration", True)]
-    rows += [row("random", "count", True), row("random", "narration", False)]
-    dense, pruned = markdown(rows).splitlines()[2:]
-    assert dense.startswith("| dense | 0.2 | all the same | 100.0% | 100.0%")
-    assert pruned.startswith("| random | 0.2 | prompt | 20.0% | 50.0%")
-    assert pruned.endswith("| 0.0% (n 1) | 0.500 |")
 
 
 def test_a_clip_comes_back_from_its_file_frame_by_frame() -> None:
