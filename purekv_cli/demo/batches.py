@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from purekv_cli.demo import MODEL_DIR
 from purekv_cli.demo.clips import FIRST_TRAINING_SEED, draw_spacing
 from purekv_cli.demo.language import QUESTION_TYPES, Question, ask
-from purekv_cli.demo.staging import SLOTS, stage
+from purekv_cli.demo.staging import stage
 from purekv_cli.demo.tokenizer import SYSTEM_MESSAGE, load_tokenizer, special_id
 from purekv_cli.demo.world import MERGED_CELL, Scene, make_scene
 
@@ -28,12 +28,14 @@ EMPTY = -1
 #: how often a type is asked, beside 1: hard ones more often, the trivial ones less
 _TYPE_WEIGHTS = {
     "narration": 0.0,
-    "unknown": 0.3,
-    "after": 1.6,
-    "before": 1.6,
-    "order": 1.3,
+    "unknown": 0.5,
+    "after": 3.0,
+    "before": 3.0,
+    "order": 2.5,
+    "when": 2.5,
+    "count": 1.8,
+    "recolour_who": 1.5,
     "event_count": 1.2,
-    "when": 1.2,
 }
 
 _LOOK_UPS = ("colour_of", "exists", "where", "count", "colour_of", "shape_of")
@@ -67,7 +69,7 @@ class Batch:
     slots: np.ndarray  # float32 [B * F, SLOTS, 8]
     camera: np.ndarray  # float32 [B * F, 5]
     ground: np.ndarray  # float32 [B, 8]
-    labels: np.ndarray  # int64 [B * T, SLOTS, 3]: glyph, colour, event
+    labels: np.ndarray  # int64 [B * T, SLOTS, 2 + STORY]: glyph, colour, and what staging.py calls the story
     seconds_per_patch: np.ndarray  # float32 [B]
     ids: np.ndarray  # int64 [B, S]
     targets: np.ndarray  # int64 [B, S]: the next token where it belongs to an answer, else IGNORED
@@ -156,13 +158,13 @@ def make_batch(plan: BatchPlan) -> Batch:
             ids[row, start : start + len(tokens)] = tokens
             targets[row, start : start + len(tokens)] = wanted
             start += room
-    labels = [np.stack([s.glyph_labels, s.colour_labels, s.event_labels], -1) for s in stagings]
+    labels = [np.concatenate([np.stack([s.glyph_labels, s.colour_labels], -1), s.story_labels], -1) for s in stagings]
     return Batch(
         plan,
         np.concatenate([s.slots for s in stagings]),
         np.concatenate([s.camera for s in stagings]),
         np.stack([s.ground for s in stagings]),
-        np.concatenate(labels).reshape(-1, SLOTS, 3),
+        np.concatenate(labels),
         np.array(seconds, np.float32),
         ids,
         targets,

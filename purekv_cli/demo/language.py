@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from purekv_cli.demo.wording import TEMPLATES, dress, mistype, nouns, templates, word_narration
+from purekv_cli.demo.wording import TEMPLATES, dress, made_up, mistype, nouns, templates, word_narration
 from purekv_cli.demo.world import COLOURS, SHAPES, SITES, STEPS, Event, Name, Scene, Thing
 
 NOT_SHOWN = "The clip does not show that."
@@ -366,12 +366,14 @@ def ask(
 ) -> Question | None:
     """A question of this type about the scene, or None where the type does not fit.
 
-    `held_out` uses only wordings that training never saw; `rough` adds typing errors and stray words (training).
+    `held_out` uses only wordings that training never saw; `rough` adds typing errors, stray words and made-up nouns
+    (training).
     """
     if question_type == "narration":
         return Question(question_type, dress(word_narration(rng, held_out, rough), rng), narrate(scene))
     if question_type == "unknown":
-        blanks, answer = {"noun": rng.choice(nouns(held_out))}, NOT_SHOWN
+        noun = made_up(rng) if rough and rng.random() < 0.4 else rng.choice(nouns(held_out))
+        blanks, answer = {"noun": noun}, NOT_SHOWN
     else:
         asked = ASKERS[question_type](scene, rng)
         if asked is None:

@@ -6,11 +6,12 @@ arithmetic here on whole batches: many clips of one shape, their questions packe
 (batches.py). A test holds both to the same logits.
 
 Choices that differ from the released configuration, and why:
-- rotary base 100,000 and sections that cycle t, h, w: with 16 frequencies the released layout (base 1e6, contiguous
-  sections) would leave the width almost no resolution; the cycle gives each axis short and long wavelengths. The base
-  must leave some frequencies nearly still over 1024 positions, or nothing can be found by its content across a long
-  clip: with a base of 300 the model hardly learnt to look a named shape up. The trailing zeros make the section count a
-  multiple of three: older and newer transformers then pick the same axis per frequency.
+- rotary base 100,000; of the 16 frequencies the second is the row's, the third the column's and all others are time's.
+  The released layout (base 1e6, contiguous sections) would leave the width almost no resolution. Rows and columns are
+  few and the vision tower knows them; time has up to 1024 positions and wants a ladder of wavelengths. Some must be
+  nearly still over all of it, or nothing can be found by its content across a long clip: with a base of 300 the model
+  hardly learnt to look a named shape up. The trailing zeros make the section count a multiple of three: older and newer
+  transformers then pick the same axis per frequency.
 - `tokens_per_second` 4: spacings of 0.25 s to 4 s per temporal patch become 1 to 16 positions, so int() truncation
   leaves every patch a position of its own.
 """
@@ -30,7 +31,7 @@ from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForCondit
 from purekv_cli.demo.batches import prompt_tokens
 from purekv_cli.demo.staging import EVENT_LABELS, GLYPHS
 from purekv_cli.demo.tokenizer import VOCABULARY, special_id
-from purekv_cli.demo.world import COLOURS, FRAME_SIDES, MERGED_CELL
+from purekv_cli.demo.world import COLOURS, FRAME_SIDES, MERGED_CELL, MOST_EVENTS
 
 PATCH, MERGE, WINDOW = 14, 2, 112
 TOKENS_PER_SECOND = 4
@@ -38,7 +39,7 @@ HIDDEN, HEADS, KV_HEADS, LAYERS = 256, 8, 2, 8
 HEAD_WIDTH = HIDDEN // HEADS
 VISION_HIDDEN, VISION_HEADS, VISION_LAYERS = 192, 6, 4
 ROPE_BASE, VISION_ROPE_BASE = 100_000.0, 100.0
-MROPE_SECTION = [1] * 16 + [0, 0]
+MROPE_SECTION = [1, 1, 1, 13, 0, 0]  # frequencies of t, h, w, t, h, w
 NORM_EPSILON = 1e-6
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -240,7 +241,7 @@ def text_angles(
     before = torch.arange(prefix, device=device).expand(clips, 3, -1)
     positions = torch.cat([before, visual + prefix, after], 2)
     frequencies = ROPE_BASE ** -(torch.arange(0, HEAD_WIDTH, 2, device=device).float() / HEAD_WIDTH)
-    axis = torch.arange(HEAD_WIDTH // 2, device=device) % 3  # MROPE_SECTION: one frequency each, cycling t, h, w
+    axis = torch.tensor([i % 3 for i, count in enumerate(MROPE_SECTION) for _ in range(count)], device=device)
     angles = positions[:, axis].transpose(1, 2).float() * frequencies
     return torch.cat([angles, angles], -1)
 
@@ -255,7 +256,8 @@ def block_mask(segments: tuple[int, ...], before: int, device: torch.device) -> 
 
 class AuxiliaryHeads(nn.Module):
     """Read-outs per visual token that speed up training and are thrown away after it: what is here, and where is here
-    (from the merged visual token), what happens here (from the middle of the language model)."""
+    (from the merged visual token); what happens here, as which event of the clip, and what happened before it (from the
+    middle of the language model)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -264,6 +266,10 @@ class AuxiliaryHeads(nn.Module):
         self.row = nn.Linear(HIDDEN, max(FRAME_SIDES) // MERGED_CELL)
         self.column = nn.Linear(HIDDEN, max(FRAME_SIDES) // MERGED_CELL)
         self.event = nn.Linear(HIDDEN, len(EVENT_LABELS))
+        self.number = nn.Linear(HIDDEN, MOST_EVENTS + 1)
+        self.before = nn.Linear(HIDDEN, len(EVENT_LABELS) + 1)
+        self.before_colour = nn.Linear(HIDDEN, len(COLOURS) + 1)
+        self.before_glyph = nn.Linear(HIDDEN, len(GLYPHS))
 
 
 @dataclass(frozen=True)
@@ -373,14 +379,14 @@ class TrainingModel(nn.Module):
                 attention.q_proj.weight, attention.q_proj.bias, attention.k_proj.weight, attention.k_proj.bias,
                 attention.v_proj.weight, attention.v_proj.bias, cos, sin,
             )  # fmt: skip
-            k, v = (t.transpose(1, 2).repeat_interleave(HEADS // KV_HEADS, 1) for t in (k, v))
-            q = q.transpose(1, 2)
-            mixed = F.scaled_dot_product_attention(q[:, :, before:], k, v, attn_mask=mask).transpose(1, 2)
+            q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+            mixed = F.scaled_dot_product_attention(q[:, :, before:], k, v, attn_mask=mask, enable_gqa=True)
+            mixed = mixed.transpose(1, 2)
             if i == len(language.layers) - 1:  # nobody reads the visual tokens of the last layer
                 x = x[:, before:].contiguous()
             else:
                 seen = F.scaled_dot_product_attention(
-                    q[:, :, :before], k[:, :, :before], v[:, :, :before], is_causal=True
+                    q[:, :, :before], k[:, :, :before], v[:, :, :before], is_causal=True, enable_gqa=True
                 ).transpose(1, 2)
                 mixed = torch.cat([seen, mixed], 1)
             x = self._run(

@@ -32,6 +32,8 @@ RGB: dict[str, tuple[int, int, int]] = {
 TEXTURES, TEXTURE_SIDE = 8, 256
 #: what a patch's event label distinguishes: the kinds, with moves by direction
 EVENT_LABELS = ("none", *(kind for kind in EVENT_KINDS if kind != "move"), *(f"move {step}" for step in STEPS))
+NO_EVENT = len(EVENT_LABELS)  # the label of the event before the first one
+STORY = 5  # labels of an event: its own, its number from 1, and the label, colour and glyph of the event before it
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Staging:
     ground: np.ndarray  # float32 [8]: texture, dark colour (3), light colour (3), noise amplitude (grey levels)
     glyph_labels: np.ndarray  # int64 [T, SLOTS]: 0 = nothing to see, else 1 + glyph (lamps count as nothing)
     colour_labels: np.ndarray  # int64 [T, SLOTS]: 0 = nothing to see, else 1 + colour
-    event_labels: np.ndarray  # int64 [T, SLOTS]: index into EVENT_LABELS
+    story_labels: np.ndarray  # int64 [T, SLOTS, STORY]: all 0 where nothing happens
 
 
 def stage(scene: Scene) -> Staging:
@@ -52,7 +54,7 @@ def stage(scene: Scene) -> Staging:
     frames = 2 * scene.patches
     slots = np.zeros((frames, SLOTS, 8), np.float32)
     colours = np.full((frames, SLOTS), -1, np.int64)
-    event_labels = np.zeros((scene.patches, SLOTS), np.int64)
+    story_labels = np.zeros((scene.patches, SLOTS, STORY), np.int64)
     tints = rng.uniform(-12, 12, (SLOTS, 3))
 
     anchors: list[np.ndarray] = [np.zeros(2)] * len(scene.things)
@@ -65,14 +67,16 @@ def stage(scene: Scene) -> Staging:
             anchors[i] = _anchor(thing.site, thing.size, scene, rng)
             slots[:, slot, :2] = anchors[i]
             slots[:, slot, 7] = 1
-    for event in scene.events:
-        _play(event, scene, slots, colours, anchors, event_labels, rng)
+    for number, event in enumerate(scene.events, 1):
+        before = scene.events[number - 2] if number > 1 else None
+        where = _play(event, scene, slots, colours, anchors, rng)
+        story_labels[event.start : event.start + event.length, where] = _label(event), number, *_told(before)
     _paint(slots, colours, tints)
     colour_labels = _visible_labels(slots, colours + 1)
     glyph_labels = _visible_labels(slots, slots[:, :, 3].astype(np.int64) + 1)
     _place_lamps(scene, slots, rng)
     camera = _move_camera(scene, slots, rng)
-    return Staging(slots, camera, _draw_ground(scene, rng), glyph_labels, colour_labels, event_labels)
+    return Staging(slots, camera, _draw_ground(scene, rng), glyph_labels, colour_labels, story_labels)
 
 
 def _anchor(site: int, size: float, scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -82,20 +86,31 @@ def _anchor(site: int, size: float, scene: Scene, rng: np.random.Generator) -> n
     return np.clip(middle * extent, size / 2 + 2, extent - size / 2 - 2)
 
 
+def _label(event: Event) -> int:
+    return EVENT_LABELS.index(f"move {event.direction}" if event.kind == "move" else event.kind)
+
+
+def _told(event: Event | None) -> tuple[int, int, int]:
+    """Label, colour (1 + index) and glyph (1 + index; a number counts as its first digit's) of an event."""
+    if event is None:
+        return NO_EVENT, 0, 0
+    if event.kind == "number":
+        return _label(event), 1 + COLOURS.index(event.number_colour), 1 + len(SHAPES) + event.number // 10
+    colour, shape = event.name
+    return _label(event), 1 + COLOURS.index(colour), 1 + SHAPES.index(shape)
+
+
 def _play(
     event: Event,
     scene: Scene,
     slots: np.ndarray,
     colours: np.ndarray,
     anchors: list[np.ndarray],
-    event_labels: np.ndarray,
     rng: np.random.Generator,
-) -> None:
-    """Write one event's frames, and its outcome into all frames after it."""
+) -> slice:
+    """Write one event's frames, and its outcome into all frames after it; returns the slots in which it shows."""
     first, after = 2 * event.start, 2 * (event.start + event.length)
-    label = f"move {event.direction}" if event.kind == "move" else event.kind
     slot = LAMPS + event.actor if event.actor >= 0 else LAMPS + THINGS
-    event_labels[event.start : event.start + event.length, slot] = EVENT_LABELS.index(label)
     if event.kind == "number":
         height = rng.uniform(28, 40) - 8 * scene.hardness * rng.random()
         middle = _anchor(event.site, 1.1 * height, scene, rng)
@@ -107,8 +122,7 @@ def _play(
             cells[:, 3] = len(SHAPES) + digit
             cells[:, 7] = 1
             colours[first:after, slot + place] = COLOURS.index(event.number_colour)
-        event_labels[event.start : event.start + event.length, slot + 1] = EVENT_LABELS.index(label)
-        return
+        return slice(slot, slot + DIGITS)
     actor = event.actor
     size = scene.things[actor].size
     if event.kind == "appear":
@@ -135,6 +149,7 @@ def _play(
         half = (after - first) // 2
         progress = np.concatenate([np.arange(1, half + 1), np.arange(half - 1, -1, -1)])[:, None] / half
         slots[first:after, slot, :2] = anchors[actor] + progress * reach * way
+    return slice(slot, slot + 1)
 
 
 def _paint(slots: np.ndarray, colours: np.ndarray, tints: np.ndarray) -> None:

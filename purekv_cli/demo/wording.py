@@ -20,6 +20,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "number_where": (
         "where does the number flash", "where is the number shown", "where is the number",
         "in which place does the number appear", "where can the number be seen", "where on the screen is the number",
+        "at which place is the number", "the number is where", "whereabouts is the number",
+        "where does the number show up",
         "in which part of the picture is the number", "where do you see the number",
     ),
     "number_when": (
@@ -119,6 +121,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     "event_count": (
         "how many things happen", "how many events are there", "how many events happen", "count the events",
+        "how many events can be seen", "how many things take place", "how many events in total",
+        "how many things occur",
+        "how many events does the clip have", "how many times does something happen", "tell me how many things happen",
         "how much happens", "what is the number of events", "how many events do you see",
         "how many things happen in all",
     ),
@@ -139,6 +144,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     "unknown": (
         "what does the {noun} do", "where is the {noun}", "what colour is the {noun}", "when does the {noun} appear",
+        "where does the {noun} go", "who is the {noun}", "how old is the {noun}", "what is the {noun} wearing",
+        "what is in the {noun}", "what happens after the {noun} moves", "what is the {noun}", "which {noun} is it",
+        "what kind of {noun} is there", "how big is the {noun}", "does the {noun} move", "is the {noun} blue",
         "how many {noun}s are there", "what happens to the {noun}", "why does the {noun} move",
         "which way does the {noun} go", "what is the {noun} doing", "what is the name of the {noun}",
     ),
@@ -210,6 +218,49 @@ def templates(question_type: str, held_out: bool) -> tuple[str, ...]:
     """The wordings of a type that training uses, or those kept from it."""
     every = TEMPLATES[question_type]
     return every[-HELD_OUT:] if held_out else every[:-HELD_OUT]
+
+
+_ONSETS, _VOWELS = (
+    (
+        "b",
+        "br",
+        "c",
+        "ch",
+        "d",
+        "f",
+        "fl",
+        "g",
+        "gr",
+        "h",
+        "j",
+        "k",
+        "l",
+        "m",
+        "n",
+        "p",
+        "pl",
+        "r",
+        "s",
+        "sh",
+        "sl",
+        "sp",
+        "st",
+        "t",
+        "th",
+        "tr",
+        "v",
+        "w",
+        "z",
+    ),
+    "aeiou",
+)
+_CODAS = ("", "", "l", "m", "n", "r", "s", "ck", "ng", "nt", "p", "rd", "st", "t")
+
+
+def made_up(rng: random.Random) -> str:
+    """A noun that no dictionary has, so that any unknown noun is met as one (training only)."""
+    syllable = "".join((rng.choice(_ONSETS), rng.choice(_VOWELS), rng.choice(_CODAS)))
+    return syllable + "".join((rng.choice(_ONSETS), rng.choice(_VOWELS), rng.choice(_CODAS))) * (rng.random() < 0.7)
 
 
 def nouns(held_out: bool) -> tuple[str, ...]:

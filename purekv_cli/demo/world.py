@@ -21,6 +21,7 @@ SITES = (
 )  # fmt: skip
 STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 EVENT_KINDS = ("appear", "disappear", "move", "recolour", "blink", "bump", "number")
+MOST_EVENTS = 6  # of a clip
 MERGED_CELL = 28  # pixels that one visual token covers
 FRAME_SIDES = (168, 196, 224, 252, 280)
 FULL_SIZE, HALF_SIZE = 44.0, 22.0  # object diameters in pixels
@@ -117,7 +118,7 @@ def event_count_range(patches: int) -> tuple[int, int]:
     for limit, counts in ((6, (1, 1)), (12, (1, 2)), (24, (2, 4)), (48, (3, 5))):
         if patches < limit:
             return counts
-    return 3, 6
+    return 3, MOST_EVENTS
 
 
 def make_scene(

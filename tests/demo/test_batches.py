@@ -25,7 +25,7 @@ from purekv_cli.demo.batches import (
 )
 from purekv_cli.demo.language import QUESTION_TYPES, Question, normalise
 from purekv_cli.demo.network import build_model
-from purekv_cli.demo.staging import SLOTS
+from purekv_cli.demo.staging import SLOTS, STORY
 from purekv_cli.demo.wording import OPENINGS_HELD_OUT, TEMPLATES, nouns, templates
 from purekv_cli.demo.world import COLOURS, SHAPES
 from purekv_cli.models.geometry import ModelGeometry
@@ -111,7 +111,7 @@ def test_a_batch_has_the_shapes_of_its_plan() -> None:
     assert batch.slots.shape == (frames, SLOTS, 8)
     assert batch.camera.shape == (frames, 5)
     assert batch.ground.shape == (PLAN.clips, 8)
-    assert batch.labels.shape == (PLAN.clips * PLAN.patches, SLOTS, 3)
+    assert batch.labels.shape == (PLAN.clips * PLAN.patches, SLOTS, 2 + STORY)
     assert batch.ids.shape == batch.targets.shape == (PLAN.clips, length)
     assert cells(PLAN) == (8, 6)
     assert (batch.types != EMPTY).all()

@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from purekv_cli.demo.staging import EVENT_LABELS, LAMPS, stage
-from purekv_cli.demo.world import SITES, Event, Scene, event_count_range, make_scene
+from purekv_cli.demo.staging import EVENT_LABELS, GLYPHS, LAMPS, NO_EVENT, stage
+from purekv_cli.demo.world import COLOURS, SITES, Event, Scene, event_count_range, make_scene
 from tests.demo.seen import Happening, watch
 
 LENGTHS = (4, 7, 16, 33, 64, 128)
@@ -56,7 +56,7 @@ def test_a_seed_is_a_scene() -> None:
     for seed in range(50):
         first, again = (stage(make_scene(seed, 16)) for _ in range(2))
         assert make_scene(seed, 16) == make_scene(seed, 16)
-        for part in ("slots", "camera", "ground", "glyph_labels", "colour_labels", "event_labels"):
+        for part in ("slots", "camera", "ground", "glyph_labels", "colour_labels", "story_labels"):
             assert np.array_equal(getattr(first, part), getattr(again, part))
 
 
@@ -112,9 +112,22 @@ def test_labels_name_who_acts() -> None:
         staging = stage(scene)
         for event in (event for event in scene.events if event.actor >= 0):
             label = f"move {event.direction}" if event.kind == "move" else event.kind
-            acting = staging.event_labels[event.start : event.start + event.length]
+            acting = staging.story_labels[event.start : event.start + event.length, :, 0]
             assert (acting[:, LAMPS + event.actor] == EVENT_LABELS.index(label)).all()
             assert (np.delete(acting, LAMPS + event.actor, 1) == 0).all()
+
+
+def test_labels_tell_the_story() -> None:
+    for scene in scenes(100):
+        labels, told = stage(scene).story_labels, (NO_EVENT, 0, 0)
+        for number, event in enumerate(scene.events, 1):
+            here = labels[event.start : event.start + event.length]
+            rows = here[here[..., 0] > 0]
+            assert (rows[:, 1] == number).all()
+            assert (rows[:, 2:] == told).all()
+            kind = f"move {event.direction}" if event.kind == "move" else event.kind
+            colour, glyph = (event.number_colour, str(event.number // 10)) if event.kind == "number" else event.name
+            told = (EVENT_LABELS.index(kind), 1 + COLOURS.index(colour), 1 + GLYPHS.index(glyph))
 
 
 @pytest.mark.parametrize("hardness", [0.0, 1.0])
