@@ -7,7 +7,7 @@ does the work and tells a listener how it goes; commands render that, nothing is
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from purekv_cli.errors import UsageError
@@ -16,6 +16,7 @@ from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.presets import Preset, choose, clip_settings, method_config
 from purekv_cli.runtime.events import Answer, Event, Progress
 from purekv_cli.settings import ClipSettings, Settings
+from purekv_cli.video.audio import decode_sound
 from purekv_cli.video.decode import decode
 from purekv_cli.video.frames import Frames
 from purekv_cli.video.info import VideoInfo
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from purekv_cli.models.base import Adapter
     from purekv_cli.runtime.sampling import Generation
 
+HEARING = "DAMO-NLP-SG/VideoLLaMA2.1-7B-AV"
 TEXT_TOKENS = 40  # of a chat template and a question: plans are estimates, statistics count
 
 Listener = Callable[[Event], None]
@@ -44,6 +46,7 @@ class Plan:
     prompt_tokens: int  # estimate: the text is counted when it is tokenised
     kept_tokens: int  # estimate
     bytes_per_value: int
+    audio_tokens: int = 0  # of the clip's sound; 0: it is not listened to
 
     @property
     def video_tokens(self) -> int:
@@ -104,16 +107,19 @@ def make_plan(
             f"Give --propagate a layer from 1 to {geometry.layers - 1}.",
         )
     clip = clip_settings(preset, settings.clip)
+    if settings.sound.audio and not geometry.audio_tokens:
+        raise UsageError("this model hears nothing", f"Leave out --audio, or take one that does, such as -m {HEARING}.")
+    audio = geometry.audio_tokens if settings.sound.audio else 0
     size = geometry.frame_size(info.height, info.width, clip.max_pixels)
     per_frame = geometry.tokens_per_frame(info.height, info.width, clip.max_pixels)
     chosen = sample(info, sample_spec(clip, geometry), per_frame, room)
     grid = geometry.grid(len(chosen.times), info.height, info.width, clip.max_pixels)
-    prompt = math.prod(grid) + TEXT_TOKENS
+    prompt = math.prod(grid) + audio + TEXT_TOKENS
     kept = prompt
     if method.policy != "dense":
         at_least = 1  # of the text: the engine knows it all, and refuses a budget that does not hold it
         kept = method.budget.entries(prompt, at_least, geometry.kv_bytes(1, bytes_per_value))
-    return Plan(info, chosen, size, grid, geometry, preset, method, prompt, kept, bytes_per_value)
+    return Plan(info, chosen, size, grid, geometry, preset, method, prompt, kept, bytes_per_value, audio)
 
 
 def _told(tell: Listener) -> Callable[[int, int], None]:
@@ -142,7 +148,8 @@ class Run:
     def decode(self, tell: Listener) -> Frames:
         """Read the frames of the plan, before a model is there: what cannot be read is said at once."""
         if self.frames is None:
-            self.frames = decode(self.plan.info, self.plan.sample, self.plan.size, on_frame=_told(tell))
+            frames = decode(self.plan.info, self.plan.sample, self.plan.size, on_frame=_told(tell))
+            self.frames = self._with_sound(frames)
         return self.frames
 
     def ask(
@@ -159,7 +166,7 @@ class Run:
         if frames is None:
             plan = self.plan
             frames, features = decode_and_embed(adapter, plan.info, plan.sample, plan.size, _told(tell))
-            self.frames = frames
+            self.frames = frames = self._with_sound(frames)
         began = time.perf_counter()
         inputs = adapter.prepare(frames, questions[0], features)
         spent = {"decode_seconds": frames.decode_seconds, "prepare_seconds": time.perf_counter() - began}
@@ -175,6 +182,16 @@ class Run:
                     self.answers.append(event)
                 tell(event)
         return self.answers
+
+    def _with_sound(self, frames: Frames) -> Frames:
+        """The frames with the sound of their range, if the plan listens to it."""
+        if not self.plan.audio_tokens:
+            return frames
+        began = time.perf_counter()
+        sound = decode_sound(self.plan.info, self.plan.sample.start, self.plan.sample.end)
+        spent = frames.decode_seconds + time.perf_counter() - began
+        damage = "; ".join(note for note in (frames.damage, sound.damage) if note)
+        return replace(frames, sound=sound, damage=damage or None, decode_seconds=spent)
 
     @property
     def damage(self) -> tuple[str, ...]:

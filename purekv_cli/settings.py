@@ -34,6 +34,13 @@ class ClipSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SoundSettings:
+    """Whether the model hears the clip too."""
+
+    audio: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSettings:
     """Which model answers, and where it runs."""
 
@@ -79,6 +86,7 @@ class Settings:
     """One run's settings."""
 
     clip: ClipSettings = ClipSettings()
+    sound: SoundSettings = SoundSettings()
     model: ModelSettings = ModelSettings()
     method: MethodSettings = MethodSettings()
     output: OutputSettings = OutputSettings()

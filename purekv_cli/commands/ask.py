@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from purekv_cli.commands.options import ClipFlags, MethodFlags, ModelFlags, OutputFlags, at_least_one, with_flags
+from purekv_cli.commands.options import (
+    ClipFlags,
+    MethodFlags,
+    ModelFlags,
+    OutputFlags,
+    SoundFlag,
+    at_least_one,
+    with_flags,
+)
 from purekv_cli.settings import settle
 
 
@@ -18,12 +26,13 @@ def ask(
     ] = None,
     *,
     clip: ClipFlags,
+    sound: SoundFlag,
     model: ModelFlags,
     method: MethodFlags,
     output: OutputFlags,
 ) -> None:
     """Ask about a video: answers go to stdout, everything else to stderr."""
-    settings = settle(clip, model, method, output)
+    settings = settle(clip, sound, model, method, output)
     questions = at_least_one(question, more)
     from purekv_cli.commands.answering import answer
 

@@ -75,6 +75,13 @@ class ClipFlags:
 
 
 @dataclass(frozen=True, slots=True)
+class SoundFlag:
+    """For verbs whose model may hear the clip."""
+
+    audio: Annotated[bool | None, _clip("--audio", help="Let the model hear the clip too, if it can.")] = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFlags:
     """Which model answers, and where it runs."""
 

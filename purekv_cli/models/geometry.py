@@ -36,6 +36,7 @@ class ModelGeometry:
     crop: bool = False  # with `side`: the square is cut from the middle of the frame, not the whole frame squeezed
     frames: int | None = None  # that the model was trained on: so many are sampled, of the middles of equal parts
     max_frames: int | None = None  # that the model takes; None: no bound of its own
+    audio_tokens: int = 0  # that a clip's sound becomes, whatever its length; 0: the model hears nothing
 
     @property
     def cell(self) -> int:

@@ -1,9 +1,13 @@
 """The decoded frames of one clip: what the video side hands to the model side."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from purekv_cli.video.audio import Sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +20,4 @@ class Frames:
     seconds_per_frame: float  # the spacing that was asked for
     decode_seconds: float
     damage: str | None = None  # "read 12.0 of 20.0 s", "skipped 5 damaged packets"; None when all was well
+    sound: "Sound | None" = None  # of the same range; None: not asked for

@@ -28,7 +28,8 @@ def test_probe_counts_tokens_and_bytes_of_every_model(capfd: pytest.CaptureFixtu
     clip = make(tmp_path, Recipe("wide.mp4", size=(360, 640)))
     record = json.loads(shown(capfd, "probe", clip.path, "--json", "--frames", "16"))
     needs = {need["model"]: need for need in record["models"]}
-    assert list(needs) == ["3b", "7b", "32b", "72b"]
+    assert list(needs) == ["3b", "7b", "32b", "72b", "videollama2", "videollama2.1"]
+    assert needs["videollama2"]["video_tokens"] == 9 * 13 * 13
     assert needs["7b"]["video_tokens"] == 8 * 13 * 23
     assert needs["7b"]["kv_bytes_full"] > 2 * 28 * 4 * 128 * 2 * 8 * 13 * 23  # and the text
     assert needs["7b"]["kv_bytes_kept"] == round(needs["7b"]["kv_bytes_full"] / 5)

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from purekv_cli.errors import UsageError
 from purekv_cli.method.layout import VideoLayout
 from purekv_cli.models import hub
 from purekv_cli.models.base import Inputs
 from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.models.preprocess import PixelScale
+from purekv_cli.models.videollama2.beats import BeatsSizes
 from purekv_cli.models.videollama2.config import VIDEO
+from purekv_cli.models.videollama2.fbank import RATE, features_of
 from purekv_cli.models.videollama2.model import VideoLlama2
 from purekv_cli.models.videollama2.pixels import Squares
 from purekv_cli.models.videollama2.prompt import Prompt, Talk
@@ -77,7 +80,7 @@ class VideoLlama2Chat:
     def prepare(
         self, frames: Frames, question: str, features: Tensor | None = None, *, history: Talk | None = None
     ) -> Inputs:
-        """The first turn: system, video, question, and the opening of the answer.
+        """The first turn: system, video and its sound if the frames have it, question, and the opening of the answer.
 
         Args:
             features: [V, hidden], made of the frames before; then no pixels are prepared.
@@ -86,8 +89,11 @@ class VideoLlama2Chat:
         count = len(frames.pixels)
         grid = self.geometry.grid(count, *frames.pixels.shape[1:3])
         head = self.prompt.head_ids()
-        video = [VIDEO] * (grid[0] * grid[1] * grid[2])
-        ids = torch.tensor([[*head, *video, *self.prompt.question_ids(question, history)]], device=self.device)
+        banks = self._banks(frames)
+        end = len(head) + grid[0] * grid[1] * grid[2]
+        after = end + (0 if banks is None else self.sound_tokens(banks))
+        seen = [VIDEO] * (after - len(head))
+        ids = torch.tensor([[*head, *seen, *self.prompt.question_ids(question, history)]], device=self.device)
         if features is None:
             pixels = self.squares.pixels(frames.pixels)
             if count == 1:  # a picture is a clip that stands still
@@ -95,14 +101,31 @@ class VideoLlama2Chat:
             vision = {"pixel_values_videos": pixels.to(self.device, self.model.dtype)}
         else:
             vision = {"video_features": features}
+        if banks is not None:
+            vision["audio_banks"] = banks.to(self.device)
         return Inputs(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             position_ids=torch.arange(ids.shape[1], device=self.device)[None],
             next_position=ids.shape[1],
-            layout=VideoLayout(ids.shape[1], torch.arange(len(head), len(head) + len(video)), grid),
+            layout=VideoLayout(ids.shape[1], torch.arange(len(head), end), grid, torch.arange(end, after)),
             features=vision,
+            filled=torch.arange(len(head), after),
         )
+
+    def sound_tokens(self, banks: Tensor) -> int:
+        """Of a filter bank [frames, bins]."""
+        return BeatsSizes(**(self.model.config.audio_sizes or {})).tokens(*banks.shape)
+
+    def _banks(self, frames: Frames) -> Tensor | None:
+        """The filter bank of the clip's sound; None: there is none, or it was not asked for."""
+        if frames.sound is None:
+            return None
+        if not self.model.config.audio_sizes:
+            raise UsageError(f"{self.name} hears nothing", "Leave out --audio, or take an audio-visual checkpoint.")
+        if frames.sound.rate != RATE:
+            raise UsageError(f"sound of {frames.sound.rate} samples a second", f"Decode it at {RATE}.")
+        return features_of(frames.sound.samples)
 
     def prefix_length(self, inputs: Inputs) -> int:
         """Tokens up to and including the end of the video: the same for every question about the clip."""

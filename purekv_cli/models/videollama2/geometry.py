@@ -16,6 +16,7 @@ from purekv_cli.models.videollama2.tower import find_tower
 PADDING = {"stc_connector": 1, "stc_connector_v35": 0}  # by mm_projector_type
 MAX_FRAMES = 32  # the reference's own limit
 FRAMES = 8  # where config.json does not say
+AUDIO_TOKENS = 1496  # of 30 s: 187 steps of 16 frames of 10 ms, 8 bands of 16 mel bins
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ def connector_geometry(config: Mapping[str, Any], preprocessor: Mapping[str, Any
         frames=config.get("num_frames") or FRAMES,
         max_frames=MAX_FRAMES,
         padding=padding,
+        audio_tokens=AUDIO_TOKENS if config.get("mm_audio_tower") else 0,
     )
 
 

@@ -13,6 +13,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from purekv_cli.models.videollama2.beats import Beats, BeatsSizes
+
+SIZES = BeatsSizes(layers=2, width=16, heads=2, inner=24, embed=12, patch=64, buckets=320, kernel=6, groups=4)
 DATA = Path(__file__).parents[2] / "data" / "videollama2"
 CASES = json.loads((DATA / "golden.json").read_text())["cases"]
 SPECIAL = {
@@ -49,11 +52,31 @@ def tokenizer_of(kind: str, template: str | None = "own") -> PreTrainedTokenizer
     return tokenizer
 
 
-def write_released(folder: Path, case: str, cache: Path | None = None, **changes: Any) -> Path:
+def random_ears(hidden: int) -> dict[str, Tensor]:
+    """A small BEATs and its projector under the released names, heads and predictor that nothing reads among them."""
+    torch.manual_seed(5)
+    beats = Beats(SIZES)
+    for weight in beats.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    weights = {f"model.audio_tower.{name}": tensor.clone() for name, tensor in beats.state_dict().items()}
+    for index, name in enumerate(("weight_g", "weight_v")):
+        at = "model.audio_tower.encoder.pos_conv.0."
+        weights[at + name] = weights.pop(f"{at}parametrizations.weight.original{index}")
+    table = "model.audio_tower.encoder.layers.{}.self_attn.relative_attention_bias.weight"
+    weights[table.format(1)] = weights[table.format(0)].clone()
+    weights["model.audio_tower.predictor.weight"] = torch.zeros(5, SIZES.width)
+    for layer, inner in ((0, SIZES.width), (2, hidden)):
+        weights[f"model.mm_projector_a.{layer}.weight"] = torch.randn(hidden, inner) * 0.1
+        weights[f"model.mm_projector_a.{layer}.bias"] = torch.randn(hidden) * 0.1
+    return weights
+
+
+def write_released(folder: Path, case: str, cache: Path | None = None, *, audio: bool = False, **changes: Any) -> Path:
     """The folder; its weights are a golden set's, with a vocabulary that fits the tokenizer.
 
     Args:
         cache: the hub's cache; the tower's own repository goes there, and the checkpoint lacks the tower's weights.
+        audio: with an audio encoder.
         changes: of config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +104,10 @@ def write_released(folder: Path, case: str, cache: Path | None = None, **changes
         _save(own | {"text_model.other": torch.zeros(2)}, tower / "model.safetensors")
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith(prefix)}
     _save(weights, folder / "model.safetensors")
+    if audio:
+        weights |= random_ears(weights["model.embed_tokens.weight"].shape[1])
+        changes |= {"mm_audio_tower": "./audio_tower.bin", "mm_projector_a_type": "mlp2x_gelu", "mm_hidden_size_a": 16}
+        _save(weights, folder / "model.safetensors")
     ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
     config = {**facts["config"], **ids, "vocab_size": len(tokenizer), "mm_vision_tower": str(tower), **changes}
     (folder / "config.json").write_text(json.dumps(config))

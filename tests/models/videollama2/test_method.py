@@ -9,6 +9,7 @@ from torch import Tensor
 from purekv_cli.bench.masked import masked_logits, masks
 from purekv_cli.method.budget import Budget
 from purekv_cli.method.config import MethodConfig, Propagation, SparseConfig
+from purekv_cli.method.pattern import build, content_change
 from purekv_cli.method.policies import POLICIES
 from purekv_cli.models.base import Inputs
 from purekv_cli.runtime.attach import attach
@@ -30,9 +31,9 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def method(inputs: Inputs, policy: str = "purekv", **dials: Any) -> MethodConfig:
-    """Text and half of the video stay."""
+    """Text and half of the rest stay."""
     settings: dict[str, Any] = {"score_layers": (0,), "sparse": SparseConfig(enabled=False)} | dials
-    kept = inputs.layout.length - len(inputs.layout.video) // 2
+    kept = inputs.layout.length - len(inputs.layout.prunable) // 2
     return MethodConfig(policy=policy, budget=Budget("tokens", kept), **settings)
 
 
@@ -57,8 +58,17 @@ def truth(adapter: Any, inputs: Inputs, seen: list[Tensor] | None, more: list[in
 @torch.no_grad()
 def check(adapter: Any, session: Session, answer: Answer, **rules: Any) -> None:
     length, tokens = session.inputs.layout.length, list(answer.token_ids)
-    seen = masks(session.kept, length, length + len(tokens), rules.get("flowing_from"))
+    seen = masks(session.kept, length, length + len(tokens), rules.get("flowing_from"), rules.get("pattern"))
     assert truth(adapter, session.inputs, seen, tokens)[: len(tokens)] == tokens
+
+
+@torch.no_grad()
+def pattern_of(adapter: Any, inputs: Inputs, sparse: SparseConfig) -> Tensor:
+    """Which keys every prompt row reads, bool [N, N]; something is left out."""
+    video = embed_prompt(adapter.model, inputs)[0, inputs.layout.video]
+    pattern = build(inputs.layout, sparse, content_change(video, inputs.layout.grid)).dense_mask()
+    assert not torch.equal(pattern, torch.ones_like(pattern).tril())
+    return pattern
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8])
@@ -95,11 +105,14 @@ def test_propagation_is_the_masked_model(adapter: Any) -> None:
     check(adapter, session, answer, flowing_from=1)
 
 
-def test_sparse_prefill_runs(adapter: Any, way: str) -> None:
+def test_sparse_prefill_is_the_masked_dense_one(adapter: Any, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("purekv_cli.method.pattern.ROWS", 4)
     inputs = adapter.prepare(clip_of(16), "what happens?")
     sparse = SparseConfig(min_tokens=8, tile=(1, 1), recent=1, content=0.1)
     session = Engine(adapter, method(inputs, sparse=sparse)).open(inputs)
-    assert finish(session.first("what happens?", STEPS)).stats.sparse
+    answer = finish(session.first("what happens?", STEPS))
+    assert answer.stats.sparse
+    check(adapter, session, answer, pattern=pattern_of(adapter, inputs, sparse))
 
 
 @torch.no_grad()
