@@ -70,6 +70,15 @@ class EvalFlags:
         str, _own("--propagate", help="LAYER:SHARE, one more row each, or off.", metavar="LIST", show_default=True)
     ] = "off"
     sparse: Annotated[bool, _own("--sparse/--no-sparse", help="Rows with sparse attention in prefill too.")] = False
+    workers: Annotated[
+        int | None,
+        _own(
+            "--workers",
+            help="Processes that each hold the model (default: several for demo, else 1).",
+            metavar="N",
+            min=1,
+        ),
+    ] = None
     output: Annotated[
         Path | None,
         _own("--output", "-o", help="One JSON line an answer; the same command goes on from there.", metavar="FILE"),

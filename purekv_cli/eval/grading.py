@@ -1,19 +1,19 @@
 """The work of an eval: every video whose answers the ledger lacks, in the arms that it lacks."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 
-from purekv_cli.errors import OutOfResources, PureKVError, UsageError
+from purekv_cli.errors import UsageError
 from purekv_cli.eval.arms import Arm
 from purekv_cli.eval.datasets import Problem
 from purekv_cli.eval.ledger import Key, Ledger
 from purekv_cli.eval.progress import Steps
-from purekv_cli.eval.records import Graded, Item, Way
+from purekv_cli.eval.records import Graded, Item
 from purekv_cli.eval.source import Source, Video
+from purekv_cli.eval.work import Job
 from purekv_cli.runtime.weights import Unsupported
 from purekv_cli.terminal import Terminal
-from purekv_cli.video.frames import Frames
 
 KEY = ("suite", "video", "id", "policy", "budget", "when", "propagate", "sparse", "probe")
 _FIELDS = tuple(field.name for field in fields(Graded))
@@ -37,38 +37,33 @@ class Grading:
                     "Name another file for the results: the data has changed.",
                 )
 
-    def run(self, way: Callable[[], Way], terminal: Terminal) -> list[Problem]:
-        """Do what is missing; every video's answers are in the ledger before the next one begins.
-
-        Args:
-            way: asked for when there is something to do.
+    def run(self, job: Job, terminal: Terminal) -> list[Problem]:
+        """Do what is missing; every video's answers are in the ledger before the next one's.
 
         Returns:
             Videos that could not be read or graded.
         """
         wanted = {video: missing for video in self._source.videos if (missing := self._missing(video))}
+        problems: list[Problem] = []
         if not wanted:
-            return []
-        grader, problems = way(), []
+            return problems
         total = len(self._source.videos)
         with Steps(terminal, total, total - len(wanted)) as steps:
-            for video, frames in self._source.read(list(wanted)):
-                try:
-                    if isinstance(frames, PureKVError):
-                        raise frames
-                    rows = _graded(grader, video, wanted[video], frames)
-                except Unsupported as error:
-                    raise UsageError(f"this model cannot be replayed: {error}", "Ask for --way engine.") from error
-                except PureKVError as error:
-                    problems.append(Problem(self._source.short(video[0].video), str(error)))
-                    steps.say(f"{problems[-1].where}: {problems[-1].what}")
-                else:
-                    marks = {item.id: _mark(item) for item in video}
-                    self._ledger.add(
-                        asdict(row) | {"video": self._source.short(row.video), "item": marks[row.id]} for row in rows
-                    )
-                steps.step()
+            try:
+                for video, found in job.grade(self._source, wanted, terminal):
+                    if isinstance(found, str):
+                        problems.append(Problem(self._source.short(video[0].video), found))
+                        steps.say(f"{problems[-1].where}: {found}")
+                    else:
+                        self._add(video, found)
+                    steps.step()
+            except Unsupported as error:
+                raise UsageError(f"this model cannot be replayed: {error}", "Ask for --way engine.") from error
         return problems
+
+    def _add(self, video: Video, rows: Sequence[Graded]) -> None:
+        marks = {item.id: _mark(item) for item in video}
+        self._ledger.add(asdict(row) | {"video": self._source.short(row.video), "item": marks[row.id]} for row in rows)
 
     def answers(self) -> Iterator[Graded]:
         """What is known of the questions and arms that were asked for, in their order."""
@@ -89,15 +84,6 @@ class Grading:
 
     def _key(self, item: Item, arm: Arm) -> Key:
         return (*self._name(item), arm.policy, arm.budget, arm.when, arm.propagate, arm.sparse, arm.probe)
-
-
-def _graded(way: Way, video: Video, arms: Sequence[Arm], frames: Frames) -> list[Graded]:
-    try:
-        return list(way.grade(video, arms, frames))
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            raise OutOfResources("out of memory", "Sample fewer frames (--max-frames).") from error
-        raise
 
 
 def _mark(item: Item) -> str:

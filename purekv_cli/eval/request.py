@@ -15,7 +15,8 @@ from purekv_cli.method.policies import POLICIES
 if TYPE_CHECKING:
     from purekv_cli.commands.eval import EvalFlags
 
-CLIPS, QUICK_CLIPS, QUICK_QUESTIONS = 200, 4, 4
+CLIPS, SUITES_ASKED = 200, "short,medium,long"
+QUICK_CLIPS, QUICK_QUESTIONS, QUICK_SUITES = 8, 4, "short,medium"
 _DENSE = "dense"
 
 
@@ -69,7 +70,7 @@ def read_whens(text: str) -> tuple[When, ...]:
 
 def read_world(flags: "EvalFlags") -> World:
     """The clips that are meant; --quick sets what is not given."""
-    suites = _parts("suite", flags.suite or "short,medium,long")
+    suites = _parts("suite", flags.suite or (QUICK_SUITES if flags.quick else SUITES_ASKED))
     for name in suites:
         if name not in SUITES:
             raise unknown("suite", name, SUITES)

@@ -19,10 +19,10 @@ from purekv_cli.eval.datasets import load
 from purekv_cli.eval.export import check_target, to_json, to_markdown
 from purekv_cli.eval.grading import KEY, Grading
 from purekv_cli.eval.ledger import Ledger
-from purekv_cli.eval.records import Way
 from purekv_cli.eval.request import read_arms, read_suites, read_world
 from purekv_cli.eval.source import ClipWorld, Files, Source
 from purekv_cli.eval.summary import Line, summarise
+from purekv_cli.eval.work import Job
 from purekv_cli.models import registry
 from purekv_cli.models.hub import weight_files
 from purekv_cli.settings import Settings, settle
@@ -60,7 +60,7 @@ def run(where: str, flags: "EvalFlags", clip: ClipFlags, model: ModelFlags, argu
     with Ledger(flags.output, made, KEY) as ledger:
         grading = Grading(source, arms, ledger)
         try:
-            problems += grading.run(lambda: _load(way, chosen, settings, longest, terminal), terminal)
+            problems += grading.run(Job(way, chosen, settings, longest, _workers(flags, chosen, way)), terminal)
         except KeyboardInterrupt:
             interrupted = True
         lines = summarise(grading.answers(), settings.model.seed)
@@ -78,8 +78,7 @@ def run(where: str, flags: "EvalFlags", clip: ClipFlags, model: ModelFlags, argu
 def _rendered(flags: "EvalFlags", settings: Settings, terminal: Terminal) -> tuple[Source, ChosenModel]:
     world = read_world(flags)
     chosen = choose_model(settings, terminal)
-    workers = min(8, (os.cpu_count() or 1) - 1) if chosen.device.type == "cuda" else 0
-    return ClipWorld(world, chosen.geometry, workers), chosen
+    return ClipWorld(world, chosen.geometry), chosen
 
 
 def _files(where: str, flags: "EvalFlags", settings: Settings, terminal: Terminal) -> tuple[Source, ChosenModel]:
@@ -94,6 +93,14 @@ def _files(where: str, flags: "EvalFlags", settings: Settings, terminal: Termina
     suites = read_suites(flags, list(dict.fromkeys(item.suite for item in data.items)))
     chosen = choose_model(settings, terminal)
     return Files(data, suites, flags.limit, settings, chosen), chosen
+
+
+def _workers(flags: "EvalFlags", chosen: ChosenModel, way: str) -> int:
+    """As asked; else one, but for the embedded model several, which is small."""
+    if flags.workers:
+        return flags.workers
+    cores = os.cpu_count() or 1
+    return min(8, cores) if chosen.source.is_demo and way == "replay" else 1
 
 
 def _check_flags(flags: "EvalFlags", clip: ClipFlags, rendered: bool) -> None:
@@ -118,18 +125,6 @@ def _model_settings(chosen: ChosenModel) -> dict[str, Any]:
             seen.update(stream.read())
     found = chosen.facts()
     return {"model": found["name"], "dtype": found["dtype"], "weights": seen.hexdigest()[:12]}
-
-
-def _load(way: str, chosen: ChosenModel, settings: Settings, longest: int, terminal: Terminal) -> Way:
-    from purekv_cli.eval.engine_way import EngineWay
-    from purekv_cli.eval.replay import ReplayWay
-
-    stages = terminal.stages()
-    try:
-        adapter = chosen.load(settings.model.device, terminal, stages.update)  # type: ignore[arg-type]
-    finally:
-        stages.clear()
-    return EngineWay(adapter, longest) if way == "engine" else ReplayWay(adapter)
 
 
 def _show(flags: "EvalFlags", known: dict[str, Any], lines: Sequence[Line], title: str, terminal: Terminal) -> None:

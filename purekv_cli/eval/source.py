@@ -2,10 +2,9 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
-from itertools import groupby
 from typing import Any, Protocol
 
 from purekv_cli.commands.model import ChosenModel
@@ -27,7 +26,7 @@ from purekv_cli.video.probe import probe
 Video = tuple[Item, ...]  # all questions about one video
 Read = Iterator[tuple[Video, Frames | PureKVError]]
 
-AHEAD = 2  # files decoded while the model works
+AHEAD = 2  # videos decoded while the model works
 
 
 class Source(Protocol):
@@ -57,8 +56,8 @@ class ClipWorld:
     name = "clipworld"
     problems: tuple[Problem, ...] = ()
 
-    def __init__(self, world: World, geometry: ModelGeometry, workers: int) -> None:
-        self._world, self._geometry, self._workers = world, geometry, workers
+    def __init__(self, world: World, geometry: ModelGeometry) -> None:
+        self._world, self._geometry = world, geometry
         self.videos: tuple[Video, ...] = tuple(
             tuple(clipworld.items_of(make_clip(seed, suite), world.questions))
             for suite in world.suites
@@ -73,14 +72,11 @@ class ClipWorld:
         return video
 
     def read(self, videos: Sequence[Video]) -> Read:
-        for suite, of_suite in groupby(videos, key=lambda video: video[0].suite):
-            wanted = list(of_suite)
-            seeds = [int(video[0].video.rsplit("/", 1)[1]) for video in wanted]
-            made = clipworld.videos(
-                suite, seeds, self._geometry, questions=self._world.questions, workers=min(self._workers, len(seeds))
-            )
-            for video, (_, frames) in zip(wanted, made, strict=True):
-                yield video, frames
+        return _ahead(videos, self._frames)
+
+    def _frames(self, video: str) -> Frames:
+        _, suite, seed = video.split("/")
+        return clipworld.clip_frames(make_clip(int(seed), suite), self._geometry)
 
 
 class Files:
@@ -114,14 +110,7 @@ class Files:
         return video.removeprefix(f"{self._folder}{os.sep}")
 
     def read(self, videos: Sequence[Video]) -> Read:
-        waiting: deque[tuple[Video, Future[Frames]]] = deque()
-        with ThreadPoolExecutor(1) as pool:
-            for video in videos:
-                waiting.append((video, pool.submit(self._frames, video[0].video)))
-                if len(waiting) > AHEAD:
-                    yield _finished(*waiting.popleft())
-            while waiting:
-                yield _finished(*waiting.popleft())
+        return _ahead(videos, self._frames)
 
     def _frames(self, video: str) -> Frames:
         path, start, end = split_part(video)
@@ -130,6 +119,18 @@ class Files:
             settings = replace(settings, clip=replace(settings.clip, start=start, end=end))
         plan = make_plan(probe(path), self._model.geometry, self._model.names, settings)
         return decode(plan.info, plan.sample, plan.size)
+
+
+def _ahead(videos: Sequence[Video], frames: Callable[[str], Frames]) -> Read:
+    """Read a few videos ahead of who asks for them."""
+    waiting: deque[tuple[Video, Future[Frames]]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        for video in videos:
+            waiting.append((video, pool.submit(frames, video[0].video)))
+            if len(waiting) > AHEAD:
+                yield _finished(*waiting.popleft())
+        while waiting:
+            yield _finished(*waiting.popleft())
 
 
 def _finished(video: Video, future: Future[Frames]) -> tuple[Video, Frames | PureKVError]:

@@ -9,7 +9,7 @@ import pytest
 
 from purekv_cli.app import main
 from purekv_cli.errors import OutOfResources
-from purekv_cli.eval import run as eval_run
+from purekv_cli.eval import work
 from purekv_cli.eval.arms import Arm
 from purekv_cli.eval.records import Graded, Item
 from purekv_cli.method.policies import POLICIES
@@ -58,7 +58,7 @@ class Graders:
 @pytest.fixture
 def way(monkeypatch: pytest.MonkeyPatch) -> Graders:
     graders = Graders()
-    monkeypatch.setattr(eval_run, "_load", graders.load)
+    monkeypatch.setattr(work, "load_way", graders.load)
     return graders
 
 
@@ -307,11 +307,14 @@ def test_suites_and_a_limit_choose_videos(purekv: Purekv, way: Graders, clips: P
 
 
 def test_clipworld_with_the_embedded_model(purekv: Purekv, tmp_path: Path) -> None:
-    arguments = ("clipworld", "--suite", "short", "--clips", "2", "--questions", "1", "--policy", "random")
+    arguments = ("clipworld", "--suite", "short", "--questions", "1", "--policy", "random", "--workers", "2")
     arguments += ("--budget", "0.2", "--when", "unknown", "--dtype", "float32", "--device", "cpu")
-    code, out, err = purekv(*arguments, "-o", tmp_path / "r.jsonl")
+    code, out, err = purekv(*arguments, "--clips", "1", "-o", tmp_path / "r.jsonl")  # one clip: no processes
     assert code == 0, err
-    assert "2 videos, 2 questions of 1 types, 2 of them narrations" in out
+    assert "1 videos, 1 questions" in out
+    code, out, err = purekv(*arguments, "--clips", "3", "-o", tmp_path / "r.jsonl")
+    assert code == 0, err
+    assert "3 videos, 3 questions of 1 types, 3 of them narrations" in out
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert (lines[0]["settings"]["way"], lines[0]["settings"]["model"]) == ("replay", "demo")
     dense, random = lines[1:3]
@@ -319,8 +322,7 @@ def test_clipworld_with_the_embedded_model(purekv: Purekv, tmp_path: Path) -> No
     assert dense["kv_bytes_kept"] == dense["kv_bytes_full"]
     assert 0.15 < random["kv_bytes_kept"] / random["kv_bytes_full"] < 0.25
     assert random["kl"] > dense["kl"] == 0
-    code, again, _ = purekv(*arguments, "-o", tmp_path / "r.jsonl")
-    assert (code, again) == (0, out)
+    assert [line["video"] for line in lines[1::2]] == [f"clipworld/short/{seed}" for seed in range(3)]
 
 
 def test_a_model_that_cannot_be_replayed_names_the_other_way(purekv: Purekv, way: Graders, clips: Path) -> None:
