@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from purekv_cli.errors import ModelUnavailable, unknown
 from purekv_cli.models import hub
-from purekv_cli.models.geometry import ModelGeometry, single_frames, squares
+from purekv_cli.models.geometry import ModelGeometry, single_frames, squares, thinker
 from purekv_cli.models.hub import CachedModel, cached_models
 from purekv_cli.models.videollama2 import geometry as videollama2
 
@@ -62,23 +62,46 @@ class Family:
     loader: str | None = None  # class of transformers, or "module:class" here; None: named like the architecture
 
 
-_CONTRACT = "contract test, small random weights"
+_CONTRACT = "contract test with small random weights"  # tests/models/test_contract.py
+_PIXELS = f"{_CONTRACT}; pixels of the library's processor"  # tests/models/test_families.py
+_TEXT = f"{_PIXELS}, and its text around frames"
 FAMILIES: dict[str, Family] = {
     "Qwen2_5_VLForConditionalGeneration": Family(
-        "qwen2_5_vl", "Qwen2.5-VL", "qwen_vl:QwenVL", f"{_CONTRACT}; the trained embedded model; positions of 4.57.1"
+        "qwen2_5_vl",
+        "Qwen2.5-VL",
+        "qwen_vl:QwenVL",
+        f"{_PIXELS}; positions of transformers 4.57.1; the trained embedded model",
     ),
-    "Qwen2VLForConditionalGeneration": Family("qwen2_vl", "Qwen2-VL", "qwen2_vl:Qwen2VL", _CONTRACT),
-    "Qwen3VLForConditionalGeneration": Family("qwen3_vl", "Qwen3-VL", "qwen3_vl:Qwen3VL", _CONTRACT),
+    "Qwen2VLForConditionalGeneration": Family("qwen2_vl", "Qwen2-VL", "qwen2_vl:Qwen2VL", _PIXELS),
+    "Qwen3VLForConditionalGeneration": Family("qwen3_vl", "Qwen3-VL", "qwen3_vl:Qwen3VL", _TEXT),
     "LlavaOnevisionForConditionalGeneration": Family(
-        "llava_onevision", "LLaVA-OneVision", "llava_onevision:LlavaOnevision", _CONTRACT, squares
+        "llava_onevision", "LLaVA-OneVision", "llava_onevision:LlavaOnevision", _PIXELS, squares
     ),
     "LlavaNextVideoForConditionalGeneration": Family(
-        "llava_next_video", "LLaVA-NeXT-Video", "llava_next_video:LlavaNextVideo", _CONTRACT, squares
+        "llava_next_video", "LLaVA-NeXT-Video", "llava_next_video:LlavaNextVideo", _PIXELS, squares
     ),
-    "InternVLForConditionalGeneration": Family("internvl", "InternVL3", "internvl:InternVL", _CONTRACT, squares),
-    "SmolVLMForConditionalGeneration": Family("smolvlm", "SmolVLM2", "smolvlm:SmolVLM", _CONTRACT, squares),
+    "InternVLForConditionalGeneration": Family("internvl", "InternVL3", "internvl:InternVL", _TEXT, squares),
+    "SmolVLMForConditionalGeneration": Family(
+        "smolvlm",
+        "SmolVLM2",
+        "smolvlm:SmolVLM",
+        f"{_CONTRACT}; the text of the library's processor; frames are resized otherwise",
+        squares,
+    ),
     "VideoLlama3ForConditionalGeneration": Family(
-        "video_llama_3", "VideoLLaMA3", "video_llama_3:VideoLlama3", _CONTRACT, single_frames
+        "video_llama_3",
+        "VideoLLaMA3",
+        "video_llama_3:VideoLlama3",
+        f"{_TEXT}; a released chat template was not at hand",
+        single_frames,
+    ),
+    "Qwen2_5OmniModel": Family(
+        "qwen2_5_omni",
+        "Qwen2.5-Omni (without sound)",
+        "qwen2_5_omni:QwenOmni",
+        f"{_CONTRACT}; positions of the library",
+        thinker,
+        "Qwen2_5OmniThinkerForConditionalGeneration",
     ),
 }
 FAMILIES |= {

@@ -43,9 +43,10 @@ def describe(
     if grids is not None and config.model_type.startswith("qwen3"):  # time stamps part the frames: one block each
         grids = grids.repeat_interleave(grids[:, 0], 0).clone()
         grids[:, 0] = 1
-    seconds = given.get("second_per_grid_ts")
-    # Only Qwen2.5-VL counts time in seconds; elsewhere a grid step is one position.
-    pace = float(getattr(vision, "tokens_per_second", 1.0)) if config.model_type == "qwen2_5_vl" else 1.0
+    seconds = given.get("second_per_grid_ts", given.get("video_second_per_grid"))
+    # Qwen2.5 counts time in seconds; elsewhere a grid step is one position.
+    paces = {"qwen2_5_vl": (vision, "tokens_per_second"), "qwen2_5_omni_thinker": (config, "position_id_per_seconds")}
+    pace = float(getattr(*paces[config.model_type], 1.0)) if config.model_type in paces else 1.0
     positions, following = mrope_positions(
         ids,
         VisionTokens(config.image_token_id, config.video_token_id, merge, pace),

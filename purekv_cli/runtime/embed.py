@@ -73,10 +73,12 @@ def look(model: PreTrainedModel, inputs: Inputs) -> Looked:
 
 def _stock(model: PreTrainedModel, inputs: Inputs) -> Looked:
     """Of the model's own tower; families without one for video see frames as images."""
-    holder: Any = model.base_model  # whose methods name what they take; the model's own may pass it on unnamed
     given = {name: tensor.to(model.device) for name, tensor in inputs.features.items()}
     is_video = "pixel_values_videos" in given
-    tower = holder.get_video_features if is_video else holder.get_image_features
+    name = "get_video_features" if is_video else "get_image_features"
+    # The inner model's names all that it takes; the outer one's may pass it on unnamed.
+    holder: Any = model.base_model if hasattr(model.base_model, name) else model
+    tower = getattr(holder, name)
     pixels = given.pop("pixel_values_videos" if is_video else "pixel_values")  # which not all releases name so
     known = inspect.signature(tower).parameters
     out = tower(pixels, **{name: tensor for name, tensor in given.items() if name in known})

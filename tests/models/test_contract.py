@@ -335,6 +335,18 @@ def test_attach_leaves_no_trace(family: Loaded) -> None:
     assert torch.equal(forward(family.adapter, inputs, []), before)
 
 
+def test_attach_finds_the_positions_itself(family: Loaded) -> None:
+    """As a user of transformers calls it: no positions, no layout."""
+    inputs = family.adapter.prepare(clip(family.adapter), "what happens?")
+    answer = finish(opened(family.adapter, inputs, method(inputs, "dense")).first("what happens?", STEPS))
+    model: Any = family.adapter.model
+    ids = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
+    with attach(model, method(inputs, "dense")):
+        out = model.generate(**ids, **inputs.features, max_new_tokens=STEPS.max_tokens, do_sample=False)
+    said = out[0, inputs.layout.length :].tolist()
+    assert said[: len(answer.token_ids)] == list(answer.token_ids)
+
+
 def test_the_folder_is_laid_out_as_released(family: Loaded) -> None:
     """Names of weights and fields, and every weight that was written is the one that was read."""
     assert set(family.sample.keys) <= names_in(family.folder)

@@ -4,6 +4,7 @@ from tests.models.families import (
     internvl,
     llava_next_video,
     llava_onevision,
+    qwen2_5_omni,
     qwen2_5_vl,
     qwen2_vl,
     qwen3_vl,
@@ -20,4 +21,5 @@ SAMPLES = {
     "internvl": internvl.SAMPLE,
     "smolvlm": smolvlm.SAMPLE,
     "video_llama_3": video_llama_3.SAMPLE,
+    "qwen2_5_omni": qwen2_5_omni.SAMPLE,
 }

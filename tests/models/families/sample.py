@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from purekv_cli.video.frames import Frames
 
@@ -85,7 +85,7 @@ class Sample:
     def build(self, folder: Path) -> PreTrainedModel:
         """The model of a folder's config.json."""
         kind = getattr(transformers, self.model_class or self.architecture)
-        model: PreTrainedModel = kind(AutoConfig.from_pretrained(folder))
+        model: PreTrainedModel = kind(kind.config_class.from_pretrained(folder))
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if name.split(".")[-2] in ("q_proj", "k_proj") and "vis" not in name:
