@@ -1,0 +1,48 @@
+"""The questions of a captured clip with an answer to follow: the true one, or else the dense model's own."""
+
+from collections.abc import Sequence
+
+import torch
+
+from purekv_cli.eval.answers import prompt
+from purekv_cli.eval.records import Item
+from purekv_cli.eval.replay_prefill import Captured
+from purekv_cli.eval.replay_rows import Asked, Row, next_tokens
+
+_EVERYTHING = Row((), False, False)
+
+
+def asked_of(clip: Captured, items: Sequence[Item], longest: int) -> list[Asked]:
+    """All questions and answers, read densely in one batch.
+
+    Args:
+        items: an empty `truth` stands for dense's own greedy answer, of `longest` tokens at most.
+    """
+    adapter, device = clip.adapter, clip.embeds.device
+    tails = [adapter.tail(prompt(item))[0] for item in items]
+    encode = adapter.tokenizer.encode
+    answers = [
+        torch.tensor(encode(item.truth, add_special_tokens=False), dtype=torch.int64, device=device)
+        if item.truth
+        else _greedy(clip, tail, longest)
+        for item, tail in zip(items, tails, strict=True)
+    ]
+    texts = clip.texts([torch.cat(pair) for pair in zip(tails, answers, strict=True)])
+    asked = []
+    for row, (tail, answer) in enumerate(zip(tails, answers, strict=True)):
+        places = texts.hidden[row, len(tail) - 1 : len(tail) + len(answer)]
+        asked.append(Asked(tail, answer, clip.logprobs(places), texts, row))
+    return asked
+
+
+def _greedy(clip: Captured, tail: torch.Tensor, longest: int) -> torch.Tensor:
+    """Dense's answer, int64 [n], without its end."""
+    texts = clip.texts([tail])
+    opened = Asked(tail, tail[:0], clip.logprobs(texts.hidden[0, -1:]), texts, 0)
+    said: list[int] = []
+    while len(said) < longest:
+        token = next_tokens(clip, opened, [_EVERYTHING], [said])[0]
+        if token in clip.adapter.stop_ids:
+            break
+        said.append(token)
+    return torch.tensor(said, dtype=torch.int64, device=tail.device)

@@ -1,0 +1,191 @@
+"""From the flags of `purekv calibrate` to its result: clips, measurements, choice, preset and picture."""
+
+import datetime
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from purekv_cli import __version__
+from purekv_cli.bench.request import read_budgets, read_names
+from purekv_cli.calibrate import draw
+from purekv_cli.calibrate.choose import Choice, Cost, choose, costs, low_layers
+from purekv_cli.calibrate.correlation import Matrix
+from purekv_cli.calibrate.measure import Measured
+from purekv_cli.calibrate.preset import command, to_toml
+from purekv_cli.calibrate.table import blocks, rows
+from purekv_cli.calibrate.trials import Trial, trials
+from purekv_cli.commands.model import ChosenModel, choose_model
+from purekv_cli.commands.options import ClipFlags, ModelFlags
+from purekv_cli.demo.clips import HELD_OUT_SEEDS, SUITES
+from purekv_cli.errors import PureKVError, UnreadableInput, UsageError, unknown
+from purekv_cli.eval.datasets import DataSet
+from purekv_cli.eval.export import check_target
+from purekv_cli.eval.records import Item
+from purekv_cli.eval.request import World
+from purekv_cli.eval.source import ClipWorld, Files, Source
+from purekv_cli.method.config import Observe
+from purekv_cli.method.policies import POLICIES
+from purekv_cli.models import registry
+from purekv_cli.report.record import SCHEMA_VERSION, dumps
+from purekv_cli.report.units import clock
+from purekv_cli.settings import settle
+from purekv_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from purekv_cli.commands.calibrate import CalibrateFlags
+
+ASKED = "What happens in this video?"
+LONGEST_ANSWER = 48  # tokens of dense's own answer; --max-tokens says otherwise
+
+
+def run(
+    videos: Sequence[str], questions: Sequence[str], flags: "CalibrateFlags", clip: ClipFlags, model: ModelFlags
+) -> None:
+    """Everything, in order: what can be wrong with the request is found before any work.
+
+    Raises:
+        PureKVError: a wrong flag, no such model, no clip that could be read.
+    """
+    terminal = Terminal(flags.quiet)
+    check_target(flags.output, ".toml")
+    check_target(flags.plot, ".png")
+    budgets, policies = _budgets(flags.budget), _policies(flags.policy)
+    settings = settle(clip, model)
+    if not videos and settings.model.model == registry.AUTO:
+        settings = replace(settings, model=replace(settings.model, model=registry.DEMO))
+    world = None if videos else _world(flags, questions)
+    chosen = choose_model(settings, terminal)
+    source: Source
+    if world:
+        source = ClipWorld(world, chosen.geometry)
+    else:
+        data = DataSet("videos", Path(), tuple(_items(videos, questions or (ASKED,))), ())
+        source = Files(data, ("videos",), None, settings, chosen)
+    tried = trials(chosen.geometry.layers, budgets, policies, low_layers(chosen.geometry.layers))
+    longest = model.max_tokens or LONGEST_ANSWER
+    measured = _measure(source, chosen, settings.model.device, tried, longest, terminal)
+    matrices, found = measured.matrices(), costs(measured)
+    choice = choose(found, matrices["question"].valued, flags.tolerance)
+    facts = _facts(chosen, measured, world, videos, flags)
+    name = chosen.source.name
+    toml = to_toml(name, chosen.names, budgets[0], choice, found, facts)
+    for line in (*rows(found), *blocks(matrices["question"])):
+        terminal.note(line, style="")
+    terminal.write(dumps(_record(facts, choice, found, matrices, measured)) if flags.json else toml)
+    if flags.output:
+        flags.output.write_text(toml, encoding="utf-8")
+        terminal.note(f"written: {flags.output}; use it with --preset {flags.output}")
+    if flags.plot:
+        title = f"{name}, {measured.videos} clips, {measured.questions} questions; mean over clips and KV heads"
+        draw.draw(title, matrices, choice.score_layers, flags.plot)
+        terminal.note(f"written: {flags.plot}")
+
+
+def _measure(
+    source: Source, chosen: ChosenModel, device: str, tried: Sequence[Trial], longest: int, terminal: Terminal
+) -> Measured:
+    stages = terminal.stages()
+    try:
+        adapter = chosen.load(device, terminal, stages.update)  # type: ignore[arg-type]
+    finally:
+        stages.clear()
+    measured, began, total = Measured(), time.monotonic(), len(source.videos)
+    for number, (video, frames) in enumerate(source.read(source.videos), 1):
+        if isinstance(frames, PureKVError):
+            terminal.note(f"{source.short(video[0].video)}: {frames}", style="yellow")
+            continue
+        measured.add(adapter, video, frames, tried, longest)
+        spent = time.monotonic() - began
+        about = f", about {clock(spent / number * (total - number))} left" if number < total else ""
+        terminal.note(f"purekv calibrate: {number} of {total} clips, {clock(spent)}{about}")
+    if not measured.videos:
+        raise UnreadableInput("none of the videos could be read", "The lines above say why.")
+    for trial, wrong in measured.errors.items():
+        terminal.note(f"not measured: {trial.kind}, {trial.name}: {wrong}", style="yellow")
+    return measured
+
+
+def _world(flags: "CalibrateFlags", questions: Sequence[str]) -> World:
+    if flags.suite not in SUITES:
+        raise unknown("suite", flags.suite, SUITES)
+    if questions:
+        raise UsageError("the clips of the rendered world have their own questions", "Leave out -q, or name videos.")
+    world = World((flags.suite,), flags.clips, flags.first_seed, flags.questions)
+    if world.seeds.stop > HELD_OUT_SEEDS.stop:
+        raise UsageError(
+            f"seeds up to {world.seeds.stop - 1} are not all held out from training",
+            f"Take seeds below {HELD_OUT_SEEDS.stop}.",
+        )
+    return world
+
+
+def _items(videos: Sequence[str], questions: Sequence[str]) -> list[Item]:
+    """Without truth: dense's own answer is followed."""
+    names = list(dict.fromkeys(videos))
+    return [Item("videos", v, f"{v} {n}", "free", q, "") for v in names for n, q in enumerate(dict.fromkeys(questions))]
+
+
+def _budgets(text: str) -> list[float]:
+    found = read_budgets(text)
+    if wrong := next((budget for budget in found if budget.kind != "fraction"), None):
+        raise UsageError(f"calibration wants budgets as shares, not {wrong}", "Write 0.2 or 20%.")
+    return [budget.value for budget in found]
+
+
+def _policies(text: str) -> list[str]:
+    names = list(read_names(text))
+    for name in names:
+        if name not in POLICIES:
+            raise unknown("policy", name, POLICIES)
+    return names
+
+
+def _facts(
+    chosen: ChosenModel, measured: Measured, world: World | None, videos: Sequence[str], flags: "CalibrateFlags"
+) -> dict[str, Any]:
+    """What the preset's comments begin with."""
+    seeds = f"seeds {world.first_seed} to {world.seeds.stop - 1} of {flags.suite}" if world else ", ".join(videos)
+    against = "the true answers" if world else "dense's own greedy answers"
+    return {
+        "date": datetime.date.today().isoformat(),
+        "command": command(sys.argv[1:]),
+        "model": chosen.describe(),
+        "layers": chosen.geometry.layers,
+        "clips": f"{measured.videos} ({seeds}), prompts of {min(measured.tokens)} to {max(measured.tokens)} tokens",
+        "questions": f"{measured.questions}, along {against}; dense is right {measured.dense_right} times",
+        "tolerance": f"{flags.tolerance:g} nats, 1 % of the answers",
+        "versions": f"purekv {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
+    }
+
+
+def _record(
+    facts: dict[str, Any],
+    choice: Choice,
+    found: Sequence[Cost],
+    matrices: dict[Observe, Matrix],
+    measured: Measured,
+) -> dict[str, Any]:
+    """For --json."""
+    trial = [asdict(cost) | {"trial": cost.trial.name, "kind": cost.trial.kind} for cost in found]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **facts,
+        "choice": asdict(choice),
+        "costs": trial,
+        "not_measured": {f"{trial.kind}, {trial.name}": wrong for trial, wrong in measured.errors.items()},
+        "correlations": {
+            observe: {
+                "plain": matrix.plain.tolist(),
+                "valued": matrix.valued.tolist(),
+                "spread": {"plain": matrix.spread[0].tolist(), "valued": matrix.spread[1].tolist()},
+                "samples": matrix.samples,
+            }
+            for observe, matrix in matrices.items()
+        },
+    }
