@@ -17,7 +17,7 @@ from urllib.request import getproxies
 
 from purekv_cli.errors import ModelUnavailable, OutOfResources, PureKVError
 
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt"]
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from purekv_cli.errors import ModelUnavailable
@@ -74,8 +73,9 @@ def fill_tower(model: VideoLlama2, folder: Path) -> None:
     found: dict[str, Tensor] = {}
     wanted = set(model.vision_tower.state_dict())
     for path in hub.weight_files(folder):
-        parts = ((name.removeprefix("vision_model."), tensor) for name, tensor in load_file(path).items())
-        found |= {name: tensor for name, tensor in parts if name in wanted}
+        with safe_open(path, "pt") as file:
+            names = {name.removeprefix("vision_model."): name for name in file.keys()}  # noqa: SIM118
+            found |= {ours: file.get_tensor(names[ours]) for ours in wanted & names.keys()}
     if missing := sorted(wanted - found.keys()):
         raise ModelUnavailable(f"{folder} lacks {len(missing)} weights of the tower, such as {missing[0]}", _DAMAGED)
     model.vision_tower.load_state_dict(found)
