@@ -24,12 +24,12 @@ class Difference:
 
     n: int
     points: float  # share right of a minus that of b
-    interval: Interval  # 95 %, of the resampled videos
+    interval: Interval | None  # 95 %, of the resampled videos; None where there is but one
     only_a: int  # questions that a alone answered rightly
     only_b: int
     p: float  # McNemar, exact, two-sided
     ratio: float | None  # share right of a over that of b; None where b was never right
-    ratio_interval: Interval | None
+    ratio_interval: Interval | None  # None where that or one video makes it meaningless
 
 
 def wilson(right: int, asked: int) -> Interval:
@@ -64,16 +64,16 @@ def difference(right_a: Sequence[bool], right_b: Sequence[bool], videos: Sequenc
     weights = _resampled(len(names), seed)
     total, right, other = weights @ asked, weights @ of_a, weights @ of_b
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    possible = other > 0
+    several, possible = len(names) > 1, other > 0
     return Difference(
         n=len(a),
         points=float(a.mean() - b.mean()),
-        interval=_middle((right - other) / total),
+        interval=_middle((right - other) / total) if several else None,
         only_a=only_a,
         only_b=only_b,
         p=mcnemar(only_a, only_b),
         ratio=float(a.sum() / b.sum()) if b.any() else None,
-        ratio_interval=_middle(right[possible] / other[possible]) if possible.any() else None,
+        ratio_interval=_middle(right[possible] / other[possible]) if several and possible.any() else None,
     )
 
 

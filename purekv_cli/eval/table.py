@@ -42,13 +42,17 @@ def _facts(lines: Sequence[Line], dense: Line | None) -> str:
     """How much was asked, and what dense makes of it."""
     most = max(lines, key=lambda line: line.asked)
     narrations = most.types.get(NARRATION, (0, 0))[1]
-    text = f"{most.videos} videos, {most.asked} questions"
-    text += f" of {len(most.types)} types, {narrations} of them narrations" if narrations else ""
+    text = f"{_count(most.videos, 'video')}, {_count(most.asked, 'question')} of {_count(len(most.types), 'type')}"
+    text += f", {_count(narrations, 'narration')} among them" if narrations else ""
     if dense:
         text += f". Dense, in %: right {_right(dense)}, mean of types {100 * dense.mean_of_types:.1f}"
         text += f", narration {_share(dense, NARRATION)}" if narrations else ""
         text += f"; {size(dense.kv_bytes_full / max(1, dense.asked))} of KV cache a question"
     return text + "."
+
+
+def _count(number: int, of: str) -> str:
+    return f"{number} {of}{'' if number == 1 else 's'}"
 
 
 def _tables(lines: Sequence[Line], dense: Line | None) -> list[str]:
@@ -95,7 +99,7 @@ def _of_dense(line: Line) -> str:
 def _of_dense_alone(line: Line) -> str:
     found = line.against_dense
     if found is None or found.ratio_interval is None:
-        return "-"
+        return _ratio(found)
     return f"{_ratio(found)} ({found.ratio_interval[0]:.3f} to {found.ratio_interval[1]:.3f})"
 
 
@@ -106,9 +110,12 @@ def _ratio(found: Difference | None) -> str:
 def _gap(found: Difference | None) -> str:
     if found is None:
         return "-"
-    low, high = found.interval
     p = "p < 0.001" if found.p < 0.001 else f"p {found.p:.3f}"
-    return f"{100 * found.points:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}; {p})"
+    spread = "one video"
+    if found.interval:
+        low, high = found.interval
+        spread = f"{100 * low:+.1f} to {100 * high:+.1f}"
+    return f"{100 * found.points:+.1f} ({spread}; {p})"
 
 
 def _next_token(line: Line) -> str:

@@ -218,7 +218,7 @@ def test_one_video_that_fails_does_not_stop_the_others(
     way.before = fail
     code, out, err = purekv(data(clips, about("a.mp4"), about("b.mp4")), *RESUMABLE)
     assert code == 6
-    assert "1 videos, 1 questions" in out
+    assert "1 video, 1 question" in out
     assert "a.mp4: out of memory" in err
 
 
@@ -311,10 +311,10 @@ def test_clipworld_with_the_embedded_model(purekv: Purekv, tmp_path: Path) -> No
     arguments += ("--budget", "0.2", "--when", "unknown", "--dtype", "float32", "--device", "cpu")
     code, out, err = purekv(*arguments, "--clips", "1", "-o", tmp_path / "r.jsonl")  # one clip: no processes
     assert code == 0, err
-    assert "1 videos, 1 questions" in out
+    assert "1 video, 1 question" in out
     code, out, err = purekv(*arguments, "--clips", "3", "-o", tmp_path / "r.jsonl")
     assert code == 0, err
-    assert "3 videos, 3 questions of 1 types, 3 of them narrations" in out
+    assert "3 videos, 3 questions of 1 type, 3 narrations among them" in out
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert (lines[0]["settings"]["way"], lines[0]["settings"]["model"]) == ("replay", "demo")
     dense, random = lines[1:3]
