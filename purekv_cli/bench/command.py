@@ -40,6 +40,8 @@ from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.models.placement import choose_device, choose_dtype
 from purekv_cli.models.preprocess import PixelScale
 from purekv_cli.presets import choose
+from purekv_cli.runtime.vision_weights import read_tower
+from purekv_cli.runtime.weights import Unsupported
 from purekv_cli.terminal import Terminal, page
 from purekv_cli.video.probe import probe
 
@@ -82,6 +84,7 @@ def run(video: Path | None, flags: "BenchFlags", arguments: list[str]) -> None:
         result = Result(known, limits(device, dtype))
         source = None
         if from_file:
+            _needs_known_tower(model)
             tell("clip")
             path, frames = video or _clip(Path(folder), device), flags.frames or _frames(device)
             source = FromFile(model, path, frames, geometry, scale, flags.seed)
@@ -161,6 +164,16 @@ def _load(
         return adapter.model, adapter.geometry, getattr(adapter, "scale", PixelScale())
     model = build(flags.shape or "7b", device, dtype, flags.seed)
     return model, ModelGeometry.from_config(model.config.to_dict()), PixelScale()
+
+
+def _needs_known_tower(model: PreTrainedModel) -> None:
+    try:
+        read_tower(model)
+    except Unsupported as reason:
+        raise UsageError(
+            f"from a file on only models with Qwen2.5-VL's vision tower are measured: {reason}",
+            "Leave out the video and --first-token.",
+        ) from None
 
 
 def _check_target(path: Path | None, suffix: str) -> None:

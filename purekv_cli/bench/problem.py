@@ -20,7 +20,7 @@ class Problem:
 
     label: str  # the length as it was asked for
     embeds: Tensor  # [1, N, hidden]
-    positions: Tensor  # int64 [4, 1, N]: the text row, then t, h, w
+    positions: Tensor  # int64 [4, 1, N]: the text row, then t, h, w; or [1, N] for decoders that count tokens
     layout: VideoLayout
 
     @property
@@ -48,8 +48,12 @@ def synthetic(model: PreTrainedModel, label: str, steps: int, grid: tuple[int, i
     count = steps * grid[0] * grid[1]
     ids = torch.zeros(1, TEXT_BEFORE + count + TEXT_AFTER, dtype=torch.int64)
     ids[0, TEXT_BEFORE : TEXT_BEFORE + count] = video
-    patches = torch.tensor([[steps, 2 * grid[0], 2 * grid[1]]])
-    positions, _ = mrope_positions(ids, VisionTokens(image, video, 2, 2.0), video_grids=patches)
+    decoder: Any = model.get_decoder()
+    if hasattr(decoder.rotary_emb, "mrope_section"):
+        patches = torch.tensor([[steps, 2 * grid[0], 2 * grid[1]]])
+        positions, _ = mrope_positions(ids, VisionTokens(image, video, 2, 2.0), video_grids=patches)
+    else:
+        positions = torch.arange(ids.shape[1])[None]
     table: Any = model.get_input_embeddings().weight  # [vocabulary, hidden]
     scale = float(table[:64].detach().float().std())
     generator = torch.Generator(table.device).manual_seed(seed)

@@ -41,7 +41,7 @@ class BenchFlags:
     model: Annotated[str | None, _own("--model", "-m", help="A model by name, as for ask.", metavar="NAME")] = None
     shape: Annotated[
         str | None,
-        _own("--shape", help="Random weights in the sizes of 3b, 7b, 32b, 72b or tiny: no download.", metavar="NAME"),
+        _own("--shape", help="Random weights in the sizes of 7b, qwen3-vl-8b, ...: no download.", metavar="NAME"),
     ] = None
     dtype: Annotated[DType, _own("--dtype", help="Precision of the weights.")] = DType.auto
     device: Annotated[str, _own("--device", help="auto, cpu, cuda, cuda:1.", metavar="NAME")] = "auto"
