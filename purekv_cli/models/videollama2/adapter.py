@@ -91,7 +91,7 @@ class VideoLlama2Chat:
         head = self.prompt.head_ids()
         banks = self._banks(frames)
         end = len(head) + grid[0] * grid[1] * grid[2]
-        after = end + (0 if banks is None else self.sound_tokens(banks))
+        after = end if banks is None else end + BeatsSizes(**(self.model.config.audio_sizes or {})).tokens(*banks.shape)
         seen = [VIDEO] * (after - len(head))
         ids = torch.tensor([[*head, *seen, *self.prompt.question_ids(question, history)]], device=self.device)
         if features is None:
@@ -112,10 +112,6 @@ class VideoLlama2Chat:
             features=vision,
             filled=torch.arange(len(head), after),
         )
-
-    def sound_tokens(self, banks: Tensor) -> int:
-        """Of a filter bank [frames, bins]."""
-        return BeatsSizes(**(self.model.config.audio_sizes or {})).tokens(*banks.shape)
 
     def _banks(self, frames: Frames) -> Tensor | None:
         """The filter bank of the clip's sound; None: there is none, or it was not asked for."""

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
 from purekv_cli.models.videollama2.beats import Beats, BeatsSizes
 
@@ -113,6 +113,23 @@ def write_released(folder: Path, case: str, cache: Path | None = None, *, audio:
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text(json.dumps(ids))
     return folder
+
+
+def write_mixtral(folder: Path) -> tuple[Path, MixtralForCausalLM]:
+    """A checkpoint whose language model is Mixtral, and that language model as transformers has it."""
+    path = write_released(folder / "model", "mistral_clip")
+    config = json.loads((path / "config.json").read_text())
+    config |= {"model_type": "videollama2_mixtral", "architectures": ["Videollama2MixtralForCausalLM"]}
+    config |= {"num_local_experts": 3, "num_experts_per_tok": 2}
+    (path / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    sizes = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
+    stock = MixtralForCausalLM(MixtralConfig(**sizes)).eval()
+    stock.save_pretrained(folder / "stock")
+    weights = load_file(path / "model.safetensors")
+    seeing = {name: tensor for name, tensor in weights.items() if "vision_tower" in name or "mm_projector" in name}
+    _save(seeing | load_file(folder / "stock" / "model.safetensors"), path / "model.safetensors")
+    return path, stock
 
 
 def _save(weights: dict[str, Tensor], path: Path) -> None:

@@ -1,20 +1,20 @@
 """Checkpoints in the released layout: from a folder, with the vision tower inside or in its own repository."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import MixtralConfig, MixtralForCausalLM
 
 from purekv_cli.errors import ModelUnavailable
 from purekv_cli.models import registry
 from purekv_cli.models.videollama2.geometry import connector_geometry
 from purekv_cli.models.videollama2.tower import CLIP, SIGLIP
+from purekv_cli.runtime.engine import Engine
 from tests.models.videollama2.conftest import clip_of
-from tests.models.videollama2.released import CASES, write_released
+from tests.models.videollama2.released import CASES, write_mixtral, write_released
+from tests.models.videollama2.test_method import STEPS, check, finish, method
 
 
 def load(folder: Path) -> Any:
@@ -66,26 +66,18 @@ def test_another_connector_is_refused(tmp_path: Path) -> None:
     assert "stc_connector" in caught.value.hint
 
 
+@torch.no_grad()
 def test_experts_of_mixtral_find_their_places(tmp_path: Path) -> None:
-    """Released weights name every expert; transformers keeps them in one tensor."""
-    folder = write_released(tmp_path / "model", "mistral_clip")
-    config = json.loads((folder / "config.json").read_text())
-    sizes = {
-        key: config[key] for key in config if not key.startswith("mm_") and key not in ("model_type", "architectures")
-    }
-    torch.manual_seed(0)
-    stock = MixtralForCausalLM(MixtralConfig(**{**sizes, "num_local_experts": 3, "num_experts_per_tok": 2})).eval()
-    stock.save_pretrained(tmp_path / "stock")
-    weights = load_file(folder / "model.safetensors")
-    towers = {name: tensor for name, tensor in weights.items() if "vision_tower" in name or "mm_projector" in name}
-    language = load_file(tmp_path / "stock" / "model.safetensors")
-    assert "model.layers.0.block_sparse_moe.experts.2.w1.weight" in language
-    save_file(towers | language, folder / "model.safetensors", metadata={"format": "pt"})
-    kinds = {"model_type": "videollama2_mixtral", "architectures": ["Videollama2MixtralForCausalLM"]}
-    (folder / "config.json").write_text(json.dumps(config | kinds | {"num_local_experts": 3, "num_experts_per_tok": 2}))
-    ids = torch.arange(20)[None]
-    with torch.no_grad():
-        torch.testing.assert_close(load(folder).model(input_ids=ids).logits, stock(input_ids=ids).logits)
+    """Released weights name every expert; transformers keeps them in one tensor. The fast path does not know them."""
+    folder, stock = write_mixtral(tmp_path)
+    assert "model.layers.0.block_sparse_moe.experts.2.w1.weight" in load_file(folder / "model.safetensors")
+    mixtral, ids = load(folder), torch.arange(20)[None]
+    torch.testing.assert_close(mixtral.model(input_ids=ids).logits, stock(input_ids=ids).logits)
+    inputs = mixtral.prepare(clip_of(8), "what happens?")
+    session = Engine(mixtral, method(inputs)).open(inputs)
+    answer = finish(session.first("what happens?", STEPS))
+    assert answer.stats.prefill_path.startswith("transformers: its layers are built differently")
+    check(mixtral, session, answer)
 
 
 @pytest.mark.parametrize(
