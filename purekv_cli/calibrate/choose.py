@@ -2,7 +2,8 @@
 
 Score layers (for purekv-paper): greedy, among the lower half of the layers. The first is the layer whose estimate, with
 value norms and the question's rows, correlates best with the own mass of all layers that do not score themselves,
-src(l) as the policy takes it; another joins while it raises that mean most and by at least GAIN, up to MOST.
+src(l) as the policy takes it; the one that raises the mean over the layers left most joins while that is GAIN or more,
+up to MOST layers.
 
 Propagation: of all layers and shares tried, the cheapest whose KL above that of the same budget without propagation,
 plus one standard error over clips, is within the tolerance, and which loses at most LOST of the answers that are right
@@ -111,22 +112,26 @@ def low_layers(layers: int) -> int:
 
 def best_score_layers(valued: Tensor, low: int) -> tuple[int, ...]:
     """Greedy choice among the layers under `low`."""
-    chosen: tuple[int, ...] = ()
+    chosen = max(((layer,) for layer in range(low)), key=lambda layers: served(valued, layers))
     while len(chosen) < min(MOST, low):
         wider = [tuple(sorted((*chosen, layer))) for layer in range(low) if layer not in chosen]
-        best = max(wider, key=lambda layers: served(valued, layers))
-        if chosen and served(valued, best) < served(valued, chosen) + GAIN:
+        gains = {layers: served(valued, layers) - served(valued, chosen, spared=layers) for layers in wider}
+        best = max(wider, key=lambda layers: gains[layers])
+        if gains[best] < GAIN:
             break
         chosen = best
     return chosen
 
 
-def served(valued: Tensor, score_layers: Sequence[int]) -> float:
-    """Mean of rho[src(l), l] over the layers that do not score; those below the first score layer wait for it."""
-    others = [layer for layer in range(len(valued)) if layer not in score_layers]
+def served(valued: Tensor, score_layers: Sequence[int], spared: Sequence[int] = ()) -> float:
+    """Mean of rho[src(l), l] over the layers that do not score, and are not `spared`.
+
+    Layers below the first score layer wait for it.
+    """
+    others = [layer for layer in range(len(valued)) if layer not in {*score_layers, *spared}]
     sources = [max((s for s in score_layers if s <= layer), default=min(score_layers)) for layer in others]
     rhos = [float(valued[source, layer]) for source, layer in zip(sources, others, strict=True)]
-    return fmean(0.0 if math.isnan(rho) else rho for rho in rhos) if rhos else 1.0
+    return fmean(0.0 if math.isnan(rho) else rho for rho in rhos) if rhos else 0.0
 
 
 def work(propagate: Propagation, layers: int) -> float:

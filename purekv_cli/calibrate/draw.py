@@ -12,7 +12,7 @@ from purekv_cli.bench.pen import GRID, INK, SOFT, Pen
 from purekv_cli.calibrate.correlation import Matrix
 from purekv_cli.method.config import Observe
 
-_PANEL, _LEFT, _TOP, _HEADER, _GAP, _BOTTOM = 330, 64, 64, 66, 40, 84
+_PANEL, _LEFT, _TOP, _HEADER, _GAP, _BOTTOM = 330, 64, 74, 62, 40, 84
 _ROWS = {
     "question": "text after the video",
     "video": "last 32 video rows",
@@ -31,8 +31,9 @@ def draw(title: str, matrices: Mapping[Observe, Matrix], score_layers: Sequence[
     for column, matrix in enumerate(matrices.values()):
         for row, name in enumerate(("without value norms", "with the layer's value norms")):
             left, top = _LEFT + column * (_PANEL + _GAP), _HEADER + row * (_PANEL + _TOP) + _TOP
-            pen.text((left, top - 46), _ROWS[matrix.observe], 14, INK)
-            pen.text((left, top - 28), name, 12, SOFT)
+            spread = float(matrix.spread[row].nanmean())
+            pen.text((left, top - 58), _ROWS[matrix.observe], 14, INK)
+            pen.text((left, top - 40), f"{name}; deviation {spread:.2f} on average", 12, SOFT)
             _panel(pen, matrix.mean[row].tolist(), (left, top), score_layers)
     _legend(pen, _HEADER + 2 * (_PANEL + _TOP) + 24, score_layers)
     pen.save(path)

@@ -40,9 +40,8 @@ def _greedy(clip: Captured, tail: torch.Tensor, longest: int) -> torch.Tensor:
     texts = clip.texts([tail])
     opened = Asked(tail, tail[:0], clip.logprobs(texts.hidden[0, -1:]), texts, 0)
     said: list[int] = []
-    while len(said) < longest:
-        token = next_tokens(clip, opened, [_EVERYTHING], [said])[0]
-        if token in clip.adapter.stop_ids:
-            break
+    token = int(opened.dense[0].argmax())
+    while token not in clip.adapter.stop_ids and len(said) < longest:
         said.append(token)
+        token = next_tokens(clip, opened, [_EVERYTHING], [said])[0]
     return torch.tensor(said, dtype=torch.int64, device=tail.device)

@@ -1,0 +1,123 @@
+"""The rules, on figures made up for them."""
+
+import pytest
+import torch
+
+from purekv_cli.calibrate.choose import best_score_layers, choose, costs, served, work
+from purekv_cli.calibrate.measure import Measured, Outcome
+from purekv_cli.calibrate.trials import Kind, Trial
+from purekv_cli.eval.arms import Arm
+from purekv_cli.method.config import Propagation
+
+OURS = Trial("budget", "purekv 0.2", (Arm("purekv", "0.2", "known"),))
+FLAT = torch.eye(8)
+
+
+def measured(*others: tuple[Trial, list[float], int], videos: int = 4, questions: int = 25) -> Measured:
+    """Ours with a KL of 0.01 and all answers right; of others the KL on each clip, and how many were wrong."""
+
+    def outcomes(kls: list[float], wrong: int) -> list[Outcome]:
+        every = [(video, kl) for video, kl in enumerate(kls) for _ in range(questions)]
+        return [Outcome(video, kl, number >= wrong, 0.2) for number, (video, kl) in enumerate(every)]
+
+    found = {trial: outcomes(kls, wrong) for trial, kls, wrong in others}
+    asked = videos * questions
+    return Measured(videos, asked, asked, outcomes={OURS: outcomes([0.01] * videos, 0)} | found)
+
+
+def flow(name: str) -> Trial:
+    return trial("propagation", name)
+
+
+def trial(kind: Kind, name: str, policy: str = "purekv") -> Trial:
+    return Trial(kind, name, (Arm(policy, "0.2", "known"),))
+
+
+def test_the_cheapest_propagation_within_the_tolerance_is_taken() -> None:
+    seen = measured(
+        (flow("2:0.35"), [0.04] * 4, 0),
+        (flow("4:0.35"), [0.02] * 4, 0),
+        (flow("4:0.5"), [0.01] * 4, 0),
+        (flow("6:0.2"), [0.01] * 4, 0),
+    )
+    assert choose(costs(seen), FLAT, 0.02).propagate == Propagation(4, 0.35)
+    assert choose(costs(seen), FLAT, 0.05).propagate == Propagation(2, 0.35)
+    assert work(Propagation(4, 0.35), 8) < work(Propagation(4, 0.5), 8) < work(Propagation(6, 0.2), 8) == 0.8
+
+
+@pytest.mark.parametrize(
+    ("kls", "wrong"),
+    [([0.01] * 4, 2), ([0.01, 0.01, 0.01, 0.08], 0)],
+    ids=["two answers of a hundred are lost", "clips differ by more than the mean allows"],
+)
+def test_propagation_stays_off_where_it_may_harm(kls: list[float], wrong: int) -> None:
+    assert choose(costs(measured((flow("4:0.35"), kls, wrong))), FLAT, 0.02).propagate is None
+
+
+def test_one_clip_switches_nothing_on() -> None:
+    seen = measured(
+        (flow("4:0.35"), [0.01], 0),
+        (trial("sparse", "dense", "dense"), [0.0], 0),
+        (trial("layer budgets", "rising"), [0.0], 0),
+        videos=1,
+    )
+    choice = choose(costs(seen), FLAT, 0.02)
+    assert (choice.propagate, choice.sparse, choice.layer_budgets) == (None, False, "uniform")
+
+
+@pytest.mark.parametrize(("dense", "pruned", "on"), [(0.0, 0.01, True), (0.03, 0.01, False), (0.0, 0.04, False)])
+def test_sparse_attention_must_cost_nothing_with_and_without_pruning(dense: float, pruned: float, on: bool) -> None:
+    seen = measured(
+        (trial("sparse", "dense", "dense"), [dense] * 4, 0), (trial("sparse", "purekv 0.2"), [pruned] * 4, 0)
+    )
+    assert choose(costs(seen), FLAT, 0.02).sparse is on
+
+
+def test_what_could_not_be_tried_is_not_switched_on() -> None:
+    assert choose(costs(measured()), FLAT, 0.02).sparse is False
+
+
+@pytest.mark.parametrize(
+    ("kls", "wrong", "shape"),
+    [
+        ([0.005] * 4, 0, "rising"),
+        ([0.0095] * 4, 0, "uniform"),
+        ([0.0, 0.0, 0.0, 0.03], 0, "uniform"),
+        ([0.005] * 4, 1, "uniform"),
+    ],
+    ids=["better", "hardly better", "not for sure", "an answer less"],
+)
+def test_layer_budgets_stay_uniform_unless_a_shape_is_clearly_better(kls: list[float], wrong: int, shape: str) -> None:
+    seen = measured((trial("layer budgets", "rising"), kls, wrong))
+    assert choose(costs(seen), FLAT, 0.02).layer_budgets == shape
+
+
+def test_costs_are_held_against_ours_and_plain_sparsity_against_dense() -> None:
+    seen = measured(
+        (trial("budget", "random 0.2", "random"), [0.5, 0.7, 0.5, 0.7], 40),
+        (trial("sparse", "dense", "dense"), [0.03] * 4, 3),
+    )
+    ours, random, sparse = costs(seen)
+    assert (ours.above, ours.lost) == (0.0, 0)
+    assert (random.kl, random.above, random.lost) == (pytest.approx(0.6), pytest.approx(0.59), 40)
+    assert random.error == pytest.approx(0.1 * (4 / 3) ** 0.5 / 4**0.5)
+    assert (sparse.above, sparse.lost) == (pytest.approx(0.03), 3)
+
+
+def matrix(rows: list[list[float]]) -> torch.Tensor:
+    return torch.tensor(rows)
+
+
+def test_score_layers_are_added_while_they_help() -> None:
+    """Layer 1 serves all; layer 0 knows only itself; nothing is gained by adding it."""
+    rows = [[1, 0.1, 0.1, 0.1], [0.5, 1, 0.6, 0.6], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert best_score_layers(matrix(rows), low=2) == (1,)
+
+
+def test_a_second_score_layer_serves_the_layers_above_it() -> None:
+    """Layer 0 serves 1, layer 2 serves 3, 4 and 5."""
+    good = {(0, 1), (2, 3), (2, 4), (2, 5)}
+    rows = [[1.0 if s == t else 0.8 if (s, t) in good else 0.1 for t in range(6)] for s in range(6)]
+    assert best_score_layers(matrix(rows), low=3) == (0, 2)
+    assert served(matrix(rows), (0, 2)) == pytest.approx(0.8)
+    assert served(matrix(rows), (2,)) == pytest.approx((0.1 + 0.1 + 3 * 0.8) / 5)  # those below wait for it
