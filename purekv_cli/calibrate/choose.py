@@ -7,7 +7,9 @@ up to MOST layers.
 
 Propagation: of all layers and shares tried, the cheapest whose KL above that of the same budget without propagation,
 plus one standard error over clips, is within the tolerance, and which loses at most LOST of the answers that are right
-without it; "off" if there is none. Cost is the share of the layers' work on the prompt: (P + share * (L - P)) / L.
+without it. Both must also be true of every one tried from the same layer or above with the same share or more, so that
+none is taken by luck. "off" if there is none. Cost is the share of the layers' work on the prompt,
+(P + share * (L - P)) / L.
 
 ST-SpAttn: on under the same two conditions: dense against dense with it, and the budget with it against without.
 
@@ -99,7 +101,7 @@ def choose(found: Sequence[Cost], valued: Tensor, tolerance: float) -> Choice:
     return Choice(
         score_layers=score_layers,
         correlation=served(valued, score_layers),
-        propagate=_cheapest([cost for cost in _of("propagation", found) if cost.within(tolerance)], layers),
+        propagate=_cheapest(_of("propagation", found), layers, tolerance),
         sparse=bool(sparse := _of("sparse", found)) and all(cost.within(tolerance) for cost in sparse),
         layer_budgets=_shape(found),
     )
@@ -112,7 +114,7 @@ def low_layers(layers: int) -> int:
 
 def best_score_layers(valued: Tensor, low: int) -> tuple[int, ...]:
     """Greedy choice among the layers under `low`."""
-    chosen = max(((layer,) for layer in range(low)), key=lambda layers: served(valued, layers))
+    chosen: tuple[int, ...] = (max(range(low), key=lambda layer: served(valued, (layer,))),)
     while len(chosen) < min(MOST, low):
         wider = [tuple(sorted((*chosen, layer))) for layer in range(low) if layer not in chosen]
         gains = {layers: served(valued, layers) - served(valued, chosen, spared=layers) for layers in wider}
@@ -139,9 +141,12 @@ def work(propagate: Propagation, layers: int) -> float:
     return (propagate.layer + propagate.share * (layers - propagate.layer)) / layers
 
 
-def _cheapest(fine: Sequence[Cost], layers: int) -> Propagation | None:
-    options = [p for cost in fine if (p := Propagation.parse(cost.trial.name))]
-    return min(options, key=lambda p: work(p, layers), default=None)
+def _cheapest(tried: Sequence[Cost], layers: int, tolerance: float) -> Propagation | None:
+    fine = {p: cost.within(tolerance) for cost in tried if (p := Propagation.parse(cost.trial.name))}
+    sound = [
+        p for p in fine if all(ok for other, ok in fine.items() if other.layer >= p.layer and other.share >= p.share)
+    ]
+    return min(sound, key=lambda p: work(p, layers), default=None)
 
 
 def _shape(found: Sequence[Cost]) -> str:

@@ -14,7 +14,7 @@ import transformers
 from purekv_cli import __version__
 from purekv_cli.bench.request import read_budgets, read_names
 from purekv_cli.calibrate import draw
-from purekv_cli.calibrate.choose import Choice, Cost, choose, costs, low_layers
+from purekv_cli.calibrate.choose import LOST, Choice, Cost, choose, costs, low_layers
 from purekv_cli.calibrate.correlation import Matrix
 from purekv_cli.calibrate.measure import Measured
 from purekv_cli.calibrate.preset import command, to_toml
@@ -112,11 +112,12 @@ def _measure(
 
 
 def _world(flags: "CalibrateFlags", questions: Sequence[str]) -> World:
-    if flags.suite not in SUITES:
-        raise unknown("suite", flags.suite, SUITES)
+    suites = tuple(dict.fromkeys(name.strip() for name in flags.suite.split(",")))
+    if wrong := next((name for name in suites if name not in SUITES), None):
+        raise unknown("suite", wrong, SUITES)
     if questions:
         raise UsageError("the clips of the rendered world have their own questions", "Leave out -q, or name videos.")
-    world = World((flags.suite,), flags.clips, flags.first_seed, flags.questions)
+    world = World(suites, flags.clips, flags.first_seed, flags.questions)
     if world.seeds.stop > HELD_OUT_SEEDS.stop:
         raise UsageError(
             f"seeds up to {world.seeds.stop - 1} are not all held out from training",
@@ -150,7 +151,12 @@ def _facts(
     chosen: ChosenModel, measured: Measured, world: World | None, videos: Sequence[str], flags: "CalibrateFlags"
 ) -> dict[str, Any]:
     """What the preset's comments begin with."""
-    seeds = f"seeds {world.first_seed} to {world.seeds.stop - 1} of {flags.suite}" if world else ", ".join(videos)
+    seeds = (
+        f"seeds {world.first_seed} to {world.seeds.stop - 1} of {' and '.join(world.suites)}"
+        if world
+        else ", ".join(videos)
+    )
+    missed = min(1.0, 3 / measured.questions)  # rule of three: seen in none of n, with 95 % rarer than this
     against = "the true answers" if world else "dense's own greedy answers"
     return {
         "date": datetime.date.today().isoformat(),
@@ -159,7 +165,7 @@ def _facts(
         "layers": chosen.geometry.layers,
         "clips": f"{measured.videos} ({seeds}), prompts of {min(measured.tokens)} to {max(measured.tokens)} tokens",
         "questions": f"{measured.questions}, along {against}; dense is right {measured.dense_right} times",
-        "tolerance": f"{flags.tolerance:g} nats, 1 % of the answers",
+        "tolerance": f"{flags.tolerance:g} nats, {LOST:.0%} of the answers; a loss below {missed:.0%} may go unseen",
         "versions": f"purekv {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
     }
 

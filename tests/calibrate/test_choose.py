@@ -45,6 +45,17 @@ def test_the_cheapest_propagation_within_the_tolerance_is_taken() -> None:
     assert work(Propagation(4, 0.35), 8) < work(Propagation(4, 0.5), 8) < work(Propagation(6, 0.2), 8) == 0.8
 
 
+def test_a_cheap_propagation_is_not_taken_by_luck() -> None:
+    """Fewer tokens, or from a lower layer, cannot be better: where more of them harm, that is chance."""
+    seen = measured(
+        (flow("2:0.2"), [0.01] * 4, 0),
+        (flow("2:0.35"), [0.2] * 4, 0),
+        (flow("4:0.2"), [0.01] * 4, 0),
+        (flow("4:0.35"), [0.01] * 4, 0),
+    )
+    assert choose(costs(seen), FLAT, 0.02).propagate == Propagation(4, 0.2)
+
+
 @pytest.mark.parametrize(
     ("kls", "wrong"),
     [([0.01] * 4, 2), ([0.01, 0.01, 0.01, 0.08], 0)],
