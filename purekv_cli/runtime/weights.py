@@ -13,6 +13,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
+# Config types of decoders whose layers compute what `LayerWeights` says. Others may have the same parts and names but
+# scale in between, leave out rotation in some layers or rotate other pairs, so a decoder is taken by its type.
+KNOWN = ("qwen2", "qwen3", "llama", "mistral")
+KNOWN += ("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen2_5_omni_text")
+
+
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
     """One layer: x + out(attention(norm(x))), then x + down(silu(gate(norm(x))) * up(norm(x)))."""
@@ -68,6 +74,10 @@ def read_weights(model: PreTrainedModel) -> DecoderWeights:
     decoder: Any = model.get_decoder()
     config = decoder.config
     head = model.get_output_embeddings()
+    if config.model_type not in KNOWN:
+        raise Unsupported(
+            f"its layers are built differently, or may be: {config.model_type} is none of the known types"
+        )
     if getattr(config, "hidden_act", None) != "silu":
         raise Unsupported(f"its activation is {getattr(config, 'hidden_act', None)}, not silu")
     if getattr(config, "sliding_window", None) is not None:
@@ -82,6 +92,8 @@ def read_weights(model: PreTrainedModel) -> DecoderWeights:
         first: Any = decoder.layers[0]
         epsilon = float(getattr(first.input_layernorm, "variance_epsilon", None) or config.rms_norm_eps)
         head_dim = int(first.self_attn.head_dim)
+        if 2 * decoder.rotary_emb.inv_freq.numel() != head_dim:
+            raise Unsupported("it rotates only a part of every head")
         return DecoderWeights(
             layers=layers,
             norm=decoder.norm.weight.data,
