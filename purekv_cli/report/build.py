@@ -69,9 +69,10 @@ def plan_line(plan: Plan, model: str) -> str:
     cache = f"KV cache about {size(full)}"
     if kept < full:
         cache += f" -> {size(kept)} ({times(full, kept)} smaller)"
+    sound = f" and {plan.audio_tokens} of sound" if plan.audio_tokens else ""
     parts = [
         f"{plan.info.path.name} {clock(plan.sample.start)}-{clock(plan.sample.end)}",
-        f"{len(plan.sample.times)} frames of {columns}x{rows}, {plan.video_tokens} tokens",
+        f"{len(plan.sample.times)} frames of {columns}x{rows}, {plan.video_tokens} tokens{sound}",
         model,
         f"policy {plan.method.policy}, budget {plan.method.budget}",
         cache,

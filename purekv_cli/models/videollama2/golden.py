@@ -11,6 +11,7 @@ from torch import Tensor
 
 from purekv_cli.models.videollama2.checkpoint import from_weights
 from purekv_cli.models.videollama2.config import VIDEO
+from purekv_cli.models.videollama2.fbank import fbank
 from purekv_cli.models.videollama2.model import VideoLlama2
 from purekv_cli.models.videollama2.pixels import Squares
 from purekv_cli.models.videollama2.tower import TowerFiles, find_tower
@@ -50,10 +51,20 @@ class Golden:
         tokens: Tensor = self.model.connector(features)
         return tokens
 
+    def fbank(self, samples: Tensor) -> Tensor:
+        """[frames, 128] of samples [n] at 16 kHz between -1 and 1, not yet rounded to bfloat16."""
+        return fbank(samples)
+
     @torch.no_grad()
-    def audio_output(self, fbank: Tensor) -> Tensor:
-        """[A, D] of a filter bank [frames, bins]; `fbank.fbank` makes one of samples."""
-        return self.model.get_audio_features(fbank)
+    def audio_features(self, bank: Tensor) -> Tensor:
+        """What BEATs makes of a filter bank [frames, bins]: [A, C]."""
+        features: Tensor = self.model.audio_tower(bank[None])
+        return features[0]
+
+    @torch.no_grad()
+    def audio_output(self, bank: Tensor) -> Tensor:
+        """The same behind its projector, [A, D]: these rows follow `connector_output` in the prompt."""
+        return self.model.get_audio_features(bank)
 
     @torch.no_grad()
     def inputs_embeds(self, input_ids: Tensor, tokens: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from purekv_cli.app import main
 from purekv_cli.errors import UsageError
@@ -15,7 +16,8 @@ from purekv_cli.method.config import Propagation, SparseConfig
 from purekv_cli.method.layout import PromptMasks
 from purekv_cli.method.policies import POLICIES
 from purekv_cli.models import registry
-from purekv_cli.models.videollama2.fbank import features_of
+from purekv_cli.models.videollama2 import golden_adapter
+from purekv_cli.models.videollama2.fbank import fbank, features_of
 from purekv_cli.runtime.embed import embed_prompt
 from purekv_cli.runtime.engine import Engine
 from purekv_cli.video.audio import RATE, Sound
@@ -57,6 +59,17 @@ def test_tokens_of_sound_follow_the_videos(adapter: Any) -> None:
     assert torch.equal(embeds[layout.video], model.get_video_features(inputs.features["pixel_values_videos"]))
     logits = model(input_ids=inputs.input_ids, **inputs.features).logits
     assert torch.equal(logits, model(inputs_embeds=embeds[None]).logits)
+
+
+def test_the_golden_face_hears_too(folder: Path, adapter: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    golden = golden_adapter(config, load_file(folder / "model.safetensors"))
+    samples = torch.from_numpy(loud().sound.samples)
+    bank = golden.fbank(samples)
+    assert torch.equal(bank, fbank(samples))
+    with torch.no_grad():
+        assert torch.equal(golden.audio_features(bank), adapter.model.audio_tower(bank[None])[0])
+        assert torch.equal(golden.audio_output(bank), adapter.model.get_audio_features(bank))
 
 
 def test_without_sound_it_is_a_video_model(adapter: Any) -> None:
@@ -144,7 +157,9 @@ def test_ask_with_sound(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
         with pytest.raises(SystemExit) as ended:
             main([*line, *flags, "--budget", "0.9", "--json"])
         assert not ended.value.code
-        told[flags] = json.loads(capfd.readouterr().out)["answers"][0]["stats"]
+        out, err = capfd.readouterr()
+        told[flags] = json.loads(out)["answers"][0]["stats"]
+    assert "tokens and 1496 of sound |" in err
     heard, seen = told[("--audio",)], told[()]
     assert heard["prompt_tokens"] == seen["prompt_tokens"] + TOKENS
     assert heard["kept_tokens"] == pytest.approx(0.9 * heard["prompt_tokens"], abs=1)
