@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-
 # Config types of decoders whose layers compute what `LayerWeights` says. Others may have the same parts and names but
 # scale in between, leave out rotation in some layers or rotate other pairs, so a decoder is taken by its type.
-KNOWN = ("qwen2", "qwen3", "llama", "mistral")
-KNOWN += ("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen2_5_omni_text")
+_TEXT_OF = ("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen2_5_omni_text")
+KNOWN = ("qwen2", "qwen3", "llama", "mistral", *_TEXT_OF)
 
 
 @dataclass(frozen=True, slots=True)
