@@ -35,7 +35,7 @@ def test_a_decoder_of_another_type_is_refused_though_its_parts_have_the_same_nam
     """ERNIE 4.5 rotates neighbouring pairs: read as Llama's, its answers would be wrong without a word."""
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     model = Ernie4_5ForCausalLM(Ernie4_5Config(**sizes, intermediate_size=96, vocab_size=320, head_dim=16))
-    with pytest.raises(Unsupported, match="ernie4_5 is no known type"):
+    with pytest.raises(Unsupported, match="ernie4_5 is none of the known types"):
         read_weights(model)
 
 
