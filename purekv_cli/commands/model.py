@@ -1,5 +1,6 @@
 """Which model a command works with and where: settled before any weight is loaded, so that a plan costs nothing."""
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,8 @@ def choose_model(settings: Settings, terminal: Terminal) -> ChosenModel:
         UsageError, ModelUnavailable, OutOfResources: no such name, not here, no such device.
     """
     wanted = settings.model
+    if wanted.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # parts that a checkpoint only names are not fetched either
     if wanted.model == registry.AUTO:
         source = registry.choose(revision=wanted.revision, offline=wanted.offline, confirm=_confirm(settings))
         if source.is_demo:

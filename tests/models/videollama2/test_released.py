@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from purekv_cli.errors import ModelUnavailable
 from purekv_cli.models import registry
+from purekv_cli.models.videollama2 import tower
 from purekv_cli.models.videollama2.geometry import connector_geometry
 from purekv_cli.models.videollama2.tower import CLIP, SIGLIP
 from purekv_cli.runtime.engine import Engine
@@ -38,6 +39,17 @@ def test_the_tower_may_come_from_its_own_repository(case: str, tmp_path: Path, m
     frames = clip_of(3)
     features = [one.model.get_video_features(**one.prepare(frames, "?").features) for one in (apart, whole)]
     assert torch.equal(*features)
+
+
+def test_a_known_tower_is_not_fetched_by_stealth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers are known, its weights are neither in the checkpoint nor here, and the run is offline."""
+    facts = CASES["mistral_clip"]
+    name = facts["config"]["mm_vision_tower"]
+    monkeypatch.setitem(tower._KNOWN, name, (facts["vision_config"], facts["preprocessor_config"]))
+    folder = write_released(tmp_path / "model", "mistral_clip", tmp_path / "elsewhere")
+    with pytest.raises(ModelUnavailable, match="lacks its vision tower") as caught:
+        load(folder)
+    assert f"hf download {name}" in caught.value.hint
 
 
 def test_a_tower_that_is_nowhere(tmp_path: Path) -> None:
@@ -81,7 +93,7 @@ def test_experts_of_mixtral_find_their_places(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tower", "connector", "frames", "grid"),
+    ("eye", "connector", "frames", "grid"),
     [
         (CLIP, "stc_connector", 8, (5, 13, 13)),
         (CLIP, "stc_connector", 16, (9, 13, 13)),
@@ -89,27 +101,25 @@ def test_experts_of_mixtral_find_their_places(tmp_path: Path) -> None:
     ],
     ids=["7B, 8x7B and 72B", "7B-16F", "2.1-7B-16F"],
 )
-def test_released_grids(tower: str, connector: str, frames: int, grid: tuple[int, int, int]) -> None:
-    config = {"mm_vision_tower": tower, "mm_projector_type": connector, "num_frames": frames, "hidden_size": 4096}
+def test_released_grids(eye: str, connector: str, frames: int, grid: tuple[int, int, int]) -> None:
+    config = {"mm_vision_tower": eye, "mm_projector_type": connector, "num_frames": frames, "hidden_size": 4096}
     shape = connector_geometry(config | {"num_hidden_layers": 32, "num_attention_heads": 32})
     assert shape.grid(frames, 720, 1280) == grid
     assert shape.tokens_per_frame(720, 1280) * frames == grid[0] * 169
 
 
 @pytest.mark.parametrize(
-    ("alias", "repo", "tower", "sizes"),
+    ("alias", "repo", "eye", "sizes"),
     [
         ("videollama2", "DAMO-NLP-SG/VideoLLaMA2-7B-16F", CLIP, (32, 32, 8)),
         ("videollama2.1", "DAMO-NLP-SG/VideoLLaMA2.1-7B-16F", SIGLIP, (28, 28, 4)),
     ],
 )
-def test_aliases(
-    alias: str, repo: str, tower: str, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_aliases(alias: str, repo: str, eye: str, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("purekv_cli.models.hub.offline_by_environment", lambda: False)
     source = registry.resolve(alias)
     assert source.name == repo
     layers, heads, kv_heads = sizes
-    config = {"mm_vision_tower": tower, "num_frames": 16, "num_hidden_layers": layers, "num_attention_heads": heads}
-    config |= {"mm_projector_type": "stc_connector" if tower == CLIP else "stc_connector_v35"}
+    config = {"mm_vision_tower": eye, "num_frames": 16, "num_hidden_layers": layers, "num_attention_heads": heads}
+    config |= {"mm_projector_type": "stc_connector" if eye == CLIP else "stc_connector_v35"}
     assert source.geometry == connector_geometry(config | {"num_key_value_heads": kv_heads, "hidden_size": heads * 128})

@@ -18,6 +18,7 @@ from purekv_cli.method.policies import POLICIES
 from purekv_cli.models import registry
 from purekv_cli.models.videollama2 import golden_adapter
 from purekv_cli.models.videollama2.fbank import fbank, features_of
+from purekv_cli.runtime.attach import attach
 from purekv_cli.runtime.embed import embed_prompt
 from purekv_cli.runtime.engine import Engine
 from purekv_cli.video.audio import RATE, Sound
@@ -137,6 +138,19 @@ def test_another_question_hears_the_same(adapter: Any) -> None:
     finish(session.ask("what?", STEPS))
     again = finish(session.ask("why?", STEPS))
     assert finish(fresh.first("why?", STEPS)).token_ids == again.token_ids
+
+
+@torch.no_grad()
+def test_generate_of_an_attached_model_prunes_both(adapter: Any) -> None:
+    inputs = adapter.prepare(loud(), "what happens?")
+    given = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask, **inputs.features}
+    plain = adapter.model.generate(**given, max_new_tokens=4, do_sample=False)
+    with attach(adapter.model, method(inputs, "dense")):
+        assert torch.equal(adapter.model.generate(**given, max_new_tokens=4, do_sample=False), plain)
+    with attach(adapter.model, method(inputs)) as attached:
+        adapter.model.generate(**given, max_new_tokens=4, do_sample=False)
+        kept = attached.kept[0][0, 0]
+    assert (kept < inputs.layout.length).sum() == inputs.layout.length - len(inputs.layout.prunable) // 2
 
 
 def test_a_dialogue_comes_before_the_question(adapter: Any) -> None:
