@@ -16,11 +16,11 @@ ST-SpAttn: on under the same two conditions: dense against dense with it, and th
 Layer budgets: uniform, unless a shape of equal bytes lowers the KL by more than two standard errors, has no fewer right
 answers, and lowers it by more than a tenth. That is lenient, for many shapes are tried on the same clips.
 
-Fewer than two clips have no standard error, and then nothing is switched on.
+Fewer than two clips, or ENOUGH questions, decide nothing: propagation stays off, sparsity and budgets what they are.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -32,6 +32,7 @@ from purekv_cli.method.config import Propagation
 
 GAIN, MOST = 0.02, 3  # of the mean correlation; score layers
 LOST = 0.01  # of the questions
+ENOUGH = 20  # questions: if none of so many is lost, fewer than 15 % are (95 %)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,14 @@ class Cost:
     error: float  # standard error of that over clips; inf for fewer than two
     lost: int  # right answers fewer than that trial's
 
+    @property
+    def decides(self) -> bool:
+        """Whether enough was asked."""
+        return self.asked >= ENOUGH and math.isfinite(self.error)
+
     def within(self, tolerance: float) -> bool:
         """Whether this may be switched on."""
-        return self.above + self.error <= tolerance and self.lost <= LOST * self.asked
+        return self.decides and self.above + self.error <= tolerance and self.lost <= LOST * self.asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +65,24 @@ class Choice:
     score_layers: tuple[int, ...]
     correlation: float  # mean over layers of the estimate from these
     propagate: Propagation | None
-    sparse: bool
+    sparse: bool | None  # None: not known, the default stays
     layer_budgets: str  # name of the shape
 
 
 def costs(measured: Measured) -> list[Cost]:
-    """Every trial, in order; each is held against ours at the first budget, plain dense attention against dense."""
-    ours = next(iter(measured.outcomes.values()), [])
+    """Every trial, in order; each is held against the first, dense with sparse attention against dense without."""
+    ours = {outcome.question: outcome for outcome in next(iter(measured.outcomes.values()))}
     return [
-        _cost(trial, of_trial, None if trial.arms[0].policy == "dense" else ours, measured.dense_right)
+        _cost(trial, of_trial, {} if trial.arms[0].policy == "dense" else ours, measured.dense_right)
         for trial, of_trial in measured.outcomes.items()
     ]
 
 
-def _cost(trial: Trial, found: Sequence[Outcome], base: Sequence[Outcome] | None, dense_right: int) -> Cost:
+def _cost(trial: Trial, found: Sequence[Outcome], base: Mapping[int, Outcome], dense_right: int) -> Cost:
     above: dict[int, list[float]] = {}
-    for at, outcome in enumerate(found):
-        above.setdefault(outcome.video, []).append(outcome.kl - (base[at].kl if base else 0.0))
+    for outcome in found:
+        before = base[outcome.question].kl if base else 0.0
+        above.setdefault(outcome.video, []).append(outcome.kl - before)
     by_clip = [fmean(each) for each in above.values()]
     right = sum(outcome.right for outcome in found)
     return Cost(
@@ -86,7 +93,7 @@ def _cost(trial: Trial, found: Sequence[Outcome], base: Sequence[Outcome] | None
         kept=fmean(outcome.kept for outcome in found),
         above=fmean(by_clip),
         error=stdev(by_clip) / math.sqrt(len(by_clip)) if len(by_clip) > 1 else math.inf,
-        lost=(sum(outcome.right for outcome in base) if base else dense_right) - right,
+        lost=(sum(base[outcome.question].right for outcome in found) if base else dense_right) - right,
     )
 
 
@@ -102,7 +109,7 @@ def choose(found: Sequence[Cost], valued: Tensor, tolerance: float) -> Choice:
         score_layers=score_layers,
         correlation=served(valued, score_layers),
         propagate=_cheapest(_of("propagation", found), layers, tolerance),
-        sparse=bool(sparse := _of("sparse", found)) and all(cost.within(tolerance) for cost in sparse),
+        sparse=_sparse(_of("sparse", found), tolerance),
         layer_budgets=_shape(found),
     )
 
@@ -149,9 +156,16 @@ def _cheapest(tried: Sequence[Cost], layers: int, tolerance: float) -> Propagati
     return min(sound, key=lambda p: work(p, layers), default=None)
 
 
+def _sparse(tried: Sequence[Cost], tolerance: float) -> bool | None:
+    if not tried or not all(cost.decides for cost in tried):
+        return None
+    return all(cost.within(tolerance) for cost in tried)
+
+
 def _shape(found: Sequence[Cost]) -> str:
     base = found[0].kl if found else 0.0
-    better = [c for c in _of("layer budgets", found) if c.above < -max(2 * c.error, 0.1 * base) and c.lost <= 0]
+    shapes = [cost for cost in _of("layer budgets", found) if cost.decides and cost.lost <= 0]
+    better = [cost for cost in shapes if cost.above < -max(2 * cost.error, 0.1 * base)]
     return min(better, key=lambda cost: cost.kl).trial.name if better else UNIFORM
 
 

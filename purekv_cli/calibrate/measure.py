@@ -25,6 +25,7 @@ class Outcome:
     """Of one trial on one question."""
 
     video: int
+    question: int  # counted over all videos
     kl: float  # nats, mean over the answer's tokens and its end: dense || trial, teacher-forced
     right: bool  # every token of the answer and its end was the first choice
     kept: float  # entries, as a share of the prefix's in all layers
@@ -65,8 +66,8 @@ class Measured:
         for number, asked in enumerate(every):
             self._correlate(clip, asked, first=number == 0)
             self._try(clip, asked, tried, plans, number, longest)
+            self.questions += 1
         self.videos += 1
-        self.questions += len(every)
         self.tokens.append(clip.length)
 
     def _correlate(self, clip: Captured, asked: Asked, first: bool) -> None:
@@ -93,7 +94,8 @@ class Measured:
         right = [chosen[:-1] == answer and (cut or chosen[-1] in clip.adapter.stop_ids) for chosen, _, _ in told]
         self.dense_right += right[-1]
         for (trial, row), (_, kl, _), fine in zip(rows.items(), told, right, strict=False):
-            self.outcomes.setdefault(trial, []).append(Outcome(self.videos, kl, fine, _entries(row, total) / total))
+            outcome = Outcome(self.videos, self.questions, kl, fine, _entries(row, total) / total)
+            self.outcomes.setdefault(trial, []).append(outcome)
 
 
 def _put_together(rows: Sequence[Row]) -> Row:

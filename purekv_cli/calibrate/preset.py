@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from purekv_cli.calibrate.choose import Choice, Cost, work
+from purekv_cli.calibrate.choose import ENOUGH, Choice, Cost, work
 from purekv_cli.calibrate.table import rows
 from purekv_cli.calibrate.trials import UNIFORM
 from purekv_cli.presets import choose as preset_of
@@ -26,16 +26,18 @@ def to_toml(
     lines += ["[method]", 'policy = "purekv"', f'budget = "{budget:g}"', 'observe = "question"']
     about = f"for purekv-paper; mean rank correlation {choice.correlation:.2f}"
     lines.append(f"score_layers = {list(choice.score_layers)}  # {about}")
+    few = "" if all(cost.decides for cost in found) else f"; {ENOUGH} questions about two clips are needed to tell"
     if choice.propagate:
         left = work(choice.propagate, facts["layers"])
         lines.append(f'propagate = "{choice.propagate.layer}:{choice.propagate.share:g}"  # {left:.0%} of the work')
     else:
-        lines.append("# propagation: off, no layer and share within the tolerance")
+        lines.append(f"# propagation: off, no layer and share within the tolerance{few}")
     if choice.layer_budgets == UNIFORM:
-        lines.append("# budgets by layer: uniform, no shape of equal bytes is clearly better")
+        lines.append(f"# budgets by layer: uniform, no shape of equal bytes is clearly better{few}")
     else:
         lines.append(f"# budgets by layer: {choice.layer_budgets!r} was better at equal bytes; no dial sets that yet")
-    lines += ["", "[method.sparse]", f"enabled = {_text(choice.sparse)}"]
+    if choice.sparse is not None:
+        lines += ["", "[method.sparse]", f"enabled = {_text(choice.sparse)}"]
     clip = _clip(preset_of(None, names).clip)
     return "\n".join([*lines, *(["", "[clip]", *clip] if clip else [])]) + "\n"
 

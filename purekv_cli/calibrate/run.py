@@ -106,6 +106,8 @@ def _measure(
         terminal.note(f"purekv calibrate: {number} of {total} clips, {clock(spent)}{about}")
     if not measured.videos:
         raise UnreadableInput("none of the videos could be read", "The lines above say why.")
+    if tried[0] in measured.errors:  # everything is held against it
+        raise UsageError(measured.errors[tried[0]], "Name a larger first --budget.")
     for trial, wrong in measured.errors.items():
         terminal.note(f"not measured: {trial.kind}, {trial.name}: {wrong}", style="yellow")
     return measured

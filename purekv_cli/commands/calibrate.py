@@ -19,7 +19,7 @@ class CalibrateFlags:
 
     suite: Annotated[
         str, _own("--suite", help="Rendered clips, where no video is named.", metavar="LIST", show_default=True)
-    ] = "medium"
+    ] = "short,medium"
     clips: Annotated[int, _own("--clips", help="How many of each suite.", metavar="N", min=1, show_default=True)] = 6
     first_seed: Annotated[
         int, _own("--first-seed", help="Seed of the first one.", metavar="N", min=0, show_default=True)

@@ -18,7 +18,7 @@ def measured(*others: tuple[Trial, list[float], int], videos: int = 4, questions
 
     def outcomes(kls: list[float], wrong: int) -> list[Outcome]:
         every = [(video, kl) for video, kl in enumerate(kls) for _ in range(questions)]
-        return [Outcome(video, kl, number >= wrong, 0.2) for number, (video, kl) in enumerate(every)]
+        return [Outcome(video, number, kl, number >= wrong, 0.2) for number, (video, kl) in enumerate(every)]
 
     found = {trial: outcomes(kls, wrong) for trial, kls, wrong in others}
     asked = videos * questions
@@ -65,15 +65,17 @@ def test_propagation_stays_off_where_it_may_harm(kls: list[float], wrong: int) -
     assert choose(costs(measured((flow("4:0.35"), kls, wrong))), FLAT, 0.02).propagate is None
 
 
-def test_one_clip_switches_nothing_on() -> None:
+@pytest.mark.parametrize(("videos", "questions"), [(1, 25), (4, 4)])
+def test_one_clip_or_few_questions_decide_nothing(videos: int, questions: int) -> None:
     seen = measured(
-        (flow("4:0.35"), [0.01], 0),
-        (trial("sparse", "dense", "dense"), [0.0], 0),
-        (trial("layer budgets", "rising"), [0.0], 0),
-        videos=1,
+        (flow("4:0.35"), [0.01] * videos, 0),
+        (trial("sparse", "dense", "dense"), [0.0] * videos, 0),
+        (trial("layer budgets", "rising"), [0.0] * videos, 0),
+        videos=videos,
+        questions=questions,
     )
     choice = choose(costs(seen), FLAT, 0.02)
-    assert (choice.propagate, choice.sparse, choice.layer_budgets) == (None, False, "uniform")
+    assert (choice.propagate, choice.sparse, choice.layer_budgets) == (None, None, "uniform")
 
 
 @pytest.mark.parametrize(("dense", "pruned", "on"), [(0.0, 0.01, True), (0.03, 0.01, False), (0.0, 0.04, False)])
@@ -84,8 +86,8 @@ def test_sparse_attention_must_cost_nothing_with_and_without_pruning(dense: floa
     assert choose(costs(seen), FLAT, 0.02).sparse is on
 
 
-def test_what_could_not_be_tried_is_not_switched_on() -> None:
-    assert choose(costs(measured()), FLAT, 0.02).sparse is False
+def test_what_could_not_be_tried_stays_as_it_is() -> None:
+    assert choose(costs(measured()), FLAT, 0.02).sparse is None
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,14 @@ def test_costs_are_held_against_ours_and_plain_sparsity_against_dense() -> None:
     assert (random.kl, random.above, random.lost) == (pytest.approx(0.6), pytest.approx(0.59), 40)
     assert random.error == pytest.approx(0.1 * (4 / 3) ** 0.5 / 4**0.5)
     assert (sparse.above, sparse.lost) == (pytest.approx(0.03), 3)
+
+
+def test_a_trial_is_held_against_the_same_questions() -> None:
+    """Half of the questions could not be asked of it."""
+    seen = measured((flow("4:0.35"), [0.01] * 4, 10))
+    seen.outcomes[flow("4:0.35")] = seen.outcomes[flow("4:0.35")][5:55]
+    cost = costs(seen)[1]
+    assert (cost.asked, cost.lost, cost.above) == (50, 5, pytest.approx(0.0))
 
 
 def matrix(rows: list[list[float]]) -> torch.Tensor:

@@ -14,10 +14,12 @@ from purekv_cli.calibrate.preset import to_toml
 from purekv_cli.calibrate.table import blocks, rows
 from purekv_cli.calibrate.trials import Trial
 from purekv_cli.eval.arms import Arm
-from purekv_cli.method.config import Propagation
+from purekv_cli.method.config import MethodConfig, Propagation
 from purekv_cli.presets import read_preset
 
-COST = Cost(Trial("budget", "purekv 0.2", (Arm("purekv", "0.2", "known"),)), 12, 11, 0.012, 0.2, 0.0, 0.0, 0)
+COST = Cost(  # of 12 questions: too few
+    Trial("budget", "purekv 0.2", (Arm("purekv", "0.2", "known"),)), 12, 11, 0.012, 0.2, 0.0, 0.0, 0
+)
 
 
 @pytest.mark.parametrize("name", ["demo", "Qwen/Qwen2.5-VL-7B-Instruct", 'odd "name" \\ of [a] folder, ü'])
@@ -30,7 +32,15 @@ def test_the_preset_says_what_was_chosen(tmp_path: Path, name: str, propagate: P
     assert (preset.calibrated, preset.models) == (True, (name,))
     assert (str(preset.method.budget), preset.method.score_layers) == ("0.1", (2, 3))
     assert (preset.method.propagate, preset.method.sparse.enabled) == (propagate, propagate is None)
+    assert "20 questions about two clips are needed to tell" in path.read_text(encoding="utf-8")
     assert "11/12" in path.read_text(encoding="utf-8")
+
+
+def test_what_is_not_known_stays_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(to_toml("demo", ["demo"], 0.2, Choice((0,), 0.1, None, None, "uniform"), [COST], {"layers": 8}))
+    assert "enabled" not in path.read_text()
+    assert read_preset(path).method.sparse == MethodConfig().sparse
 
 
 def test_the_clip_settings_are_those_that_the_model_had(tmp_path: Path) -> None:

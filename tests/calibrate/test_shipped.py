@@ -13,7 +13,9 @@ def test_every_model_with_a_short_name_has_starting_values(alias: str) -> None:
     assert (preset.calibrated, preset.method.propagate) == (False, None)
 
 
-@pytest.mark.parametrize("name", ["DAMO-NLP-SG/VideoLLaMA2-7B", "DAMO-NLP-SG/VideoLLaMA2.1-7B-AV", "/models/videollama2"])
+@pytest.mark.parametrize(
+    "name", ["DAMO-NLP-SG/VideoLLaMA2-7B", "DAMO-NLP-SG/VideoLLaMA2.1-7B-AV", "/models/videollama2"]
+)
 def test_all_of_videollama2_share_a_preset_without_a_sampling_of_their_own(name: str) -> None:
     preset = choose(None, [name])
     assert preset.name == "videollama2"

@@ -78,6 +78,15 @@ def test_a_wrong_flag_is_refused_before_any_work(
     assert what in err
 
 
+def test_a_first_budget_that_does_not_hold_the_text_is_an_error(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, bundle: Path
+) -> None:
+    clip = make(tmp_path, Recipe("a.mp4", ticks=tuple(range(6)))).path
+    code, out, err = run(capfd, clip, "-m", bundle, "--budget", "0.01,0.5", "--max-tokens", "4")
+    assert (code, out) == (2, "")
+    assert "text that must stay" in err
+
+
 def test_nothing_to_read_is_an_error(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, err = run(capfd, tmp_path / "gone.mp4", "-m", "demo")
     assert (code, out) == (3, "")
