@@ -1,8 +1,8 @@
 """Compile the sparse kernels for GPUs that are not here; prints one JSON line per target: bytes of shared memory.
 
-python -m tests.kernels.compile_sparse_prefill 80:bf16:128 90:bf16:128:early 90:bf16:128:late
+python -m tests.kernels.compile_sparse_prefill 80:bf16:128 90:bf16:128:hopper
 
-The last two are the Hopper kernel's variants, the others the Triton kernel.
+The last is the Hopper kernel, the others are the Triton kernel.
 """
 
 import json
@@ -26,7 +26,7 @@ def shared_memory(chip: int, dtype: str, dim: int) -> int:
     wide = triton.next_power_of_2(dim)
     constants = {
         "HEADS": 28, "GROUPS": 7, "DIM": dim, "WIDE": wide, "ROWS": 128, "BM": config.rows, "BN": config.keys,
-        "TMA": config.tma, "NEED_LSE": True, "PRECISION": "ieee" if dtype == "fp32" else "tf32",
+        "TMA": config.tma, "PRECISION": "ieee" if dtype == "fp32" else "tf32",
     }  # fmt: skip
     kinds = {"scale": "fp32", "LSE": "*fp32"} | dict.fromkeys(("Q", "K", "V", "K_TMA", "V_TMA", "OUT"), f"*{dtype}")
     if config.tma:
@@ -35,7 +35,7 @@ def shared_memory(chip: int, dtype: str, dim: int) -> int:
     return _compiled(ASTSource, sparse._kernel, constants, kinds, chip, options)
 
 
-def hopper_shared_memory(dtype: str, dim: int, early: bool) -> int:
+def hopper_shared_memory(dtype: str, dim: int) -> int:
     """The same of the Hopper kernel."""
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon._runtime import GluonASTSource
@@ -44,8 +44,7 @@ def hopper_shared_memory(dtype: str, dim: int, early: bool) -> int:
 
     layout = gl.NVMMASharedLayout.get_default_for([hopper.KEYS, dim], {"bf16": gl.bfloat16, "fp16": gl.float16}[dtype])
     constants = {
-        "HEADS": 28, "GROUPS": 7, "DIM": dim, "BN": hopper.KEYS, "STAGES": hopper.STAGES, "NEED_LSE": True,
-        "EARLY": early, "EARLY_REST": early, "AHEAD": True,
+        "HEADS": 28, "GROUPS": 7, "DIM": dim, "BN": hopper.KEYS, "STAGES": hopper.STAGES,
     }  # fmt: skip
     kinds = {"scale": "fp32", "LSE": "*fp32"} | dict.fromkeys(("Q", "K", "V", "OUT"), f"*{dtype}")
     kinds |= dict.fromkeys(("K_TMA", "V_TMA"), f"tensordesc<{dtype}[{hopper.KEYS}, {dim}],{layout!r}>")
@@ -72,9 +71,6 @@ def _compiled(
 
 if __name__ == "__main__":
     for target in sys.argv[1:]:
-        chip, dtype, dim, *variant = target.split(":")
-        if variant:
-            shared = hopper_shared_memory(dtype, int(dim), variant == ["early"])
-        else:
-            shared = shared_memory(int(chip), dtype, int(dim))
+        chip, dtype, dim, *hopper = target.split(":")
+        shared = hopper_shared_memory(dtype, int(dim)) if hopper else shared_memory(int(chip), dtype, int(dim))
         print(json.dumps({"target": target, "shared": shared}), flush=True)

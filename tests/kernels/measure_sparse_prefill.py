@@ -1,17 +1,14 @@
 """Sparse prefill on a GPU against cuDNN's dense causal attention: milliseconds, and the share of its rate.
 
-    python -m tests.kernels.measure_sparse_prefill [--tokens 32768 131072] [--variants [PART]]
+    python -m tests.kernels.measure_sparse_prefill [--tokens 32768 131072]
 
 28 query heads, 4 KV heads, head size 128, bf16. Efficiency is dense ms * density / ms: 1 if every pair that is read
-costs what a pair costs the dense kernel. --variants: of the Hopper kernel instead; exponentials of
-whole blocks and packed keys early or late, one or more pieces of work a program, their queries fetched ahead or not.
+costs what a pair costs the dense kernel.
 """
 
 from argparse import ArgumentParser
 from collections.abc import Callable
-from functools import partial
 from importlib import import_module
-from itertools import product
 from statistics import median
 
 import torch
@@ -19,7 +16,6 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from purekv_cli.kernels.sparse_prefill import explain
-from purekv_cli.kernels.sparse_prefill.config import Hopper
 from purekv_cli.method.config import SparseConfig
 from purekv_cli.method.layout import VideoLayout
 from purekv_cli.method.pattern import build
@@ -28,8 +24,9 @@ BEFORE, AFTER = 14, 40  # text tokens around the video
 
 
 def milliseconds(run: Callable[[], object], times: int) -> float:
-    """Median time of a call, the L2 cache emptied before each."""
-    run()
+    """Median time of a call, the L2 cache emptied before each; the first are left out: an idle GPU speeds up slowly."""
+    for _ in range(max(2, times // 2)):
+        run()
     dirty = torch.empty(256 << 20, dtype=torch.int8, device="cuda")
     spans = []
     for _ in range(times):
@@ -47,18 +44,6 @@ def kernels() -> dict[str, Callable]:
     """What runs here, by name."""
     names = [name for name, usable, _ in explain("cuda", torch.bfloat16) if usable and name != "reference"]
     return {name: import_module(f"purekv_cli.kernels.sparse_prefill.{name}").sparse_prefill for name in names}
-
-
-def variants() -> dict[str, Callable]:
-    """The Hopper kernel's, whichever would be chosen."""
-    from purekv_cli.kernels.sparse_prefill.hopper import sparse_prefill
-
-    when = {"early": (True, True), "late": (False, False), "early, packed late": (True, False)}
-    pieces = {"one piece": (1, False), "two pieces": (2, False), "two ahead": (2, True), "four ahead": (4, True)}
-    return {
-        f"{exponentials}; {work}": partial(sparse_prefill, config=Hopper(*when[exponentials], *pieces[work]))
-        for work, exponentials in product(pieces, when)
-    }
 
 
 def measure(tokens: int, height: int, width: int, runnable: dict[str, Callable]) -> None:
@@ -93,11 +78,8 @@ def measure(tokens: int, height: int, width: int, runnable: dict[str, Callable])
 if __name__ == "__main__":
     parser = ArgumentParser()
     parser.add_argument("--tokens", type=int, nargs="+", default=[8_192, 16_384, 32_768, 131_072])
-    parser.add_argument("--variants", metavar="PART", nargs="?", const="", help="those whose name has this part")
     asked = parser.parse_args()
     runnable = kernels()
-    if asked.variants is not None:
-        runnable = {name: run for name, run in variants().items() if asked.variants in name}
     for tokens in asked.tokens:
         for height, width in ((17, 23), (16, 32)):
             measure(tokens, height, width, runnable)

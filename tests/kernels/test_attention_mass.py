@@ -242,7 +242,7 @@ def test_no_rows_leave_the_running_maximum_as_it_is(interpreter):
 
 def test_without_a_gpu_the_reference_runs_and_says_why():
     query, key, _ = qkv("cpu", 4, 2, 8, 8)
-    assert backends.choose(query, key) is reference
+    assert backends.choose(query, key, "few") is reference
     assert explain("cpu", torch.float32) == (False, "runs on CUDA only")
 
 
@@ -251,11 +251,11 @@ def test_without_a_gpu_the_reference_runs_and_says_why():
 def test_on_a_gpu_the_kernels_run_unless_the_reference_is_asked_for():
     query, key, _ = (states.bfloat16() for states in qkv("cuda", 14, 2, 8, 8, dim=128))
     assert explain("cuda", torch.bfloat16) == (True, "agrees with the reference")
-    assert backends.choose(query, key) is triton
+    assert backends.choose(query, key, "few") is triton
     before = allowed()
     allow("reference")
     try:
-        assert backends.choose(query, key) is reference
+        assert backends.choose(query, key, "few") is reference
     finally:
         allow(before)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from purekv_cli import kernels
 from purekv_cli.kernels.sparse_prefill import backends, explain, plan, reference, sparse_prefill
-from purekv_cli.kernels.sparse_prefill.config import Config, Hopper
+from purekv_cli.kernels.sparse_prefill.config import Config
 from purekv_cli.kernels.sparse_prefill.plan import Plan
 from purekv_cli.method import pattern
 from purekv_cli.method.config import SparseConfig
@@ -190,25 +190,6 @@ def test_kernels_at_their_own_size(name, dim, laid_out, share):
     against_reference(run, runs, 14, 2, dim, batch=2, dtype=torch.bfloat16, laid_out=laid_out)
 
 
-VARIANTS = [
-    Hopper(early=True, early_rest=True),
-    Hopper(early=True, early_rest=False, pieces=2),
-    Hopper(early=False, early_rest=True, pieces=3, ahead=True),
-    Hopper(early=False, early_rest=False, pieces=500, ahead=True),
-]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="compiled for GPUs only")
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_every_variant_of_the_hopper_kernel_at_its_own_size(variant):
-    if torch.cuda.get_device_capability()[0] != 9:
-        pytest.skip("for compute capability 9.x")
-    from purekv_cli.kernels.sparse_prefill.hopper import sparse_prefill as run
-
-    runs = build(prompt((9, 17, 23), before=14, after=40), SparseConfig(), changed((9, 17, 23)))
-    against_reference(partial(run, config=variant), runs, 14, 2, 128, batch=2, dtype=torch.bfloat16)
-
-
 @pytest.mark.parametrize("size", [16, 128])
 @pytest.mark.parametrize("grid", [(6, 5, 7), (20, 4, 5), (1, 1, 1), (0, 0, 0)], ids=str)
 def test_a_plan_made_without_asking_the_device_is_the_same(size, grid, monkeypatch):
@@ -262,7 +243,7 @@ def test_kernels_fit_into_the_shared_memory_of_other_gpus():
     """Compiled for an A100 (163 KB a block), a 24 GB card (99 KB) and an H100 (227 KB), without any of them."""
     pytest.importorskip("triton")
     most = {"80": 163, "86": 99, "89": 99, "90": 227}
-    targets = ["80:bf16:128", "86:fp16:64", "89:bf16:128", "90:bf16:128", "90:bf16:128:early", "90:fp16:64:late"]
+    targets = ["80:bf16:128", "86:fp16:64", "89:bf16:128", "90:bf16:128", "90:bf16:128:hopper", "90:fp16:64:hopper"]
     command = [sys.executable, "-m", "tests.kernels.compile_sparse_prefill", *targets]
     compiling = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     lines = subprocess.run(command, capture_output=True, text=True, check=True, env=compiling).stdout.splitlines()

@@ -101,7 +101,7 @@ def test_the_plain_kernel_can_be_asked_for():
 def test_the_kernel_passes_its_gate():
     dispatch.tried.cache_clear()
     try:
-        assert dispatch.tried(torch.device(DEVICE), torch.float32, 80) is None
+        assert dispatch.tried(torch.device(DEVICE), torch.float32, 80, 2) is None
     finally:
         dispatch.tried.cache_clear()
 

@@ -34,7 +34,7 @@ def attention_mass(
         valid: bool [B, M], False where a prompt is padded: such queries do not vote and such keys get nothing.
         reduce: "sum" or "max" over rows and the heads of a group.
     """
-    return choose(query, key).attention_mass(query, key, lse, scaling, rows, valid, reduce)
+    return choose(query, key, "all").attention_mass(query, key, lse, scaling, rows, valid, reduce)
 
 
 def row_mass(
@@ -70,6 +70,6 @@ def row_mass(
     Returns:
         A new tensor, indexed by prompt position.
     """
-    return choose(query, key).row_mass(
+    return choose(query, key, "few").row_mass(
         query, key, scaling, row_positions, key_positions, lse, reduce, pool_heads=pool_heads, running=running
     )

@@ -14,7 +14,7 @@ NOWHERE = 2**30  # position of a key that nobody sees
 _NOWHERE = tl.constexpr(NOWHERE)
 
 
-@triton.jit(do_not_specialize=["rows", "keys", "split"])
+@triton.jit(do_not_specialize=["rows", "keys", "split", "part_split", "lse_batch", "lse_head"])
 def row_lse(
     Q, K, ROW_AT, KEY_AT, PARTS, ARRIVED, LSE, scale, rows, keys, split,
     q_batch, q_head, q_row, k_batch, k_head, k_row, at_batch, key_at_batch, part_split, lse_batch, lse_head,
@@ -87,20 +87,20 @@ def row_lse(
             tl.store(LSE + place, base + tl.math.log2(tl.sum(tl.math.exp2(parts - base[None, :]), 0)), mask=real)
 
 
-@triton.jit(do_not_specialize=["rows", "keys"])
+@triton.jit(do_not_specialize=["rows", "keys", "lse_batch", "lse_head", "run_batch", "run_head"])
 def mass(
     Q, K, ROW_AT, KEY_AT, LSE, FROM, RUNNING, OUT, scale, lse_scale, rows, keys,
     q_batch, q_head, q_row, k_batch, k_head, k_row, at_batch, key_at_batch,
     lse_batch, lse_head, lse_row, run_batch, run_head,
     KV_HEADS: tl.constexpr, GROUPS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
     BM: tl.constexpr, BK: tl.constexpr, KEY_POSITIONS: tl.constexpr, SCATTER: tl.constexpr, MANY: tl.constexpr,
-    POOL: tl.constexpr, SUM: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    POOL: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """out[b, h, j] = sum or max over the group's heads and the rows that see key j of 2^(q . k_j * scale - lse).
 
     MANY: rows ascend; FROM [B, 2, blocks] holds the first one that sees a block's first key, and its last.
     POOL: the maximum over all heads, in an `out` of zeros seen as int32. SCATTER: j is the key's position.
-    KEEP: not less than RUNNING.
+    Nothing is less than RUNNING, which may be `out` itself.
     """
     block = tl.program_id(0) // KV_HEADS
     head = tl.program_id(0) % KV_HEADS
@@ -164,9 +164,8 @@ def mass(
             goal = key_at
         else:
             paid = tl.where(key_at < _NOWHERE, paid, 0.0)
-    if KEEP:
-        so_far = tl.load(RUNNING + batch.to(tl.int64) * run_batch + out_head * run_head + goal, mask=left, other=0.0)
-        paid = tl.maximum(paid, so_far)
+    so_far = tl.load(RUNNING + batch.to(tl.int64) * run_batch + out_head * run_head + goal, mask=left, other=0.0)
+    paid = tl.maximum(paid, so_far)
     if POOL:  # masses are not negative: as integers they have the same order
         tl.atomic_max(OUT + batch.to(tl.int64) * keys + goal, paid.to(tl.int32, bitcast=True), mask=left, sem="relaxed")
     else:

@@ -50,10 +50,13 @@ def row_mass(
     running: Tensor | None,
     tiles: tuple[Tiles, Tiles] | None = None,
 ) -> Tensor:
-    """See `purekv_cli.kernels.attention_mass.row_mass`; both launches are asynchronous."""
-    key_at = None if key_positions is None else key_positions[None]
+    """See `purekv_cli.kernels.attention_mass.row_mass`; both launches are asynchronous.
+
+    Keys in order get positions too: few rows lose nothing by it, and there is one variant less to compile.
+    """
+    key_at = torch.arange(key.shape[2], device=key.device) if key_positions is None else key_positions
     return _launch(
-        query, key, scaling, row_positions[None], key_at, lse, reduce, pool_heads, running, tiles, scatter=True
+        query, key, scaling, row_positions[None], key_at[None], lse, reduce, pool_heads, running, tiles, scatter=True
     )
 
 
@@ -152,7 +155,7 @@ def _launch(
         *query.stride()[:3], *key.stride()[:3], at_batch, key_at_batch, *lse.stride(), *kept.stride()[:2],
         KV_HEADS=kv_heads, GROUPS=groups, D=dim, WIDTH=width, BM=second.rows, BK=second.keys,
         KEY_POSITIONS=key_at is not None, SCATTER=scatter, MANY=many, POOL=pool, SUM=reduce == "sum",
-        KEEP=running is not None, PRECISION=precision,
+        PRECISION=precision,
         num_warps=second.warps, num_stages=second.stages, maxnreg=second.registers,
     )  # fmt: skip
     return out

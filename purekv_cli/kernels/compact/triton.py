@@ -10,7 +10,7 @@ _ENTRIES = 16  # a program's
 _WARPS = 4
 
 
-@triton.jit(do_not_specialize=["kept"])
+@triton.jit(do_not_specialize=["kept", "at_batch", "at_head"])
 def _compact_kernel(
     K, V, AT, SOURCE, NEW_K, NEW_V, kept, k_batch, k_head, k_row, v_batch, v_head, v_row, at_batch, at_head, at_entry,
     HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, MAPPED: tl.constexpr,

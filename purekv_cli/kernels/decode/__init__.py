@@ -89,7 +89,10 @@ def tried(device: torch.device, dtype: torch.dtype, dim: int, groups: int) -> st
 
 
 def difference(fast: Kernels, device: torch.device, dtype: torch.dtype, dim: int, groups: int) -> list[float]:
-    """Largest difference of every operation from the reference in float32, on lists of 0, 1, 65 and 1100 entries."""
+    """Largest difference of every operation from the reference in float32, on lists of 0, 1, 65 and 1100 entries.
+
+    With 512 columns the products are the variants that most models need.
+    """
     random = torch.Generator().manual_seed(0)
 
     def noise(*shape: int, scale: float = 1.0, kind: torch.dtype = dtype) -> Tensor:
@@ -98,8 +101,8 @@ def difference(fast: Kernels, device: torch.device, dtype: torch.dtype, dim: int
     kept = torch.tensor([0, 1, 65, 1100])
     start = kept.cumsum(0) - kept + 2 * torch.arange(4)
     rows = int(start[-1] + kept[-1]) + 2
-    hidden, norm = noise(272, kind=torch.float32), noise(272)
-    weight, bias = noise(64, 272, scale=0.06), noise(64)
+    hidden, norm = noise(512, kind=torch.float32), noise(512)
+    weight, bias = noise(64, 512, scale=0.04), noise(64)
     qkv, keys, values = noise((groups + 2) * 4 * dim), noise(rows, dim), noise(rows, dim)
     cos, sin = noise(2, dim), noise(2, dim)
     step = torch.ones(1, dtype=torch.int64, device=device)

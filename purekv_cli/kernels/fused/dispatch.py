@@ -51,10 +51,11 @@ def tried(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def samples(module: ModuleType, device: torch.device | str, dtype: torch.dtype) -> list[Tensor]:
-    """What the four kernels of a module make of a few rows."""
+    """What the four kernels of a module make of a few rows, as wide as in a 7B model: the variants it needs."""
     generator = torch.Generator().manual_seed(0)
-    rows, heads, kv_heads, dim = 5, 3, 1, 16
-    x, more = (torch.rand(rows, 80, generator=generator).sub(0.5).to(device, dtype) for _ in range(2))
+    rows, heads, kv_heads, dim = 5, 3, 1, 128
+    x, more = (torch.rand(rows, 3584, generator=generator).sub(0.5).to(device, dtype) for _ in range(2))
+    qkv = x[:, : (heads + 2 * kv_heads) * dim]
     angles = torch.rand(rows, dim, generator=generator)
     cos, sin = angles.cos().to(device, dtype), angles.sin().to(device, dtype)
     back = torch.arange(rows - 1, -1, -1, device=device)
@@ -62,5 +63,5 @@ def samples(module: ModuleType, device: torch.device | str, dtype: torch.dtype) 
         module.rms_norm(x, more[0], 1e-6),
         *module.add_rms_norm(x, more, more[1], 1e-6),
         module.silu_mul(x),
-        *module.rotate(x, cos, sin, heads, kv_heads, back, more[0, :dim], None, 1e-6),
+        *module.rotate(qkv, cos, sin, heads, kv_heads, back, None, None, 1e-6),
     ]

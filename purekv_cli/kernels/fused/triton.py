@@ -67,7 +67,7 @@ def _head_norm(low, high, W, at, inside, DIM: tl.constexpr, HALF: tl.constexpr, 
     return low, high
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "heads", "kv_heads"])
 def _rotate(
     QKV,
     COS,
@@ -81,8 +81,8 @@ def _rotate(
     tokens,
     qkv_row,
     epsilon,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
+    heads,
+    kv_heads,
     DIM: tl.constexpr,
     MOVED: tl.constexpr,
     NORM_Q: tl.constexpr,
@@ -110,28 +110,28 @@ def _rotate(
     first = tl.program_id(1) * WALK
     for step in range(WALK):
         head = first + step
-        real = inside & (head < HEADS + 2 * KV_HEADS)
+        real = inside & (head < heads + 2 * kv_heads)
         source = QKV + token[:, None] * qkv_row + head * DIM + at[None, :]
         low = tl.load(source, mask=real, other=0.0)
         high = tl.load(source + HALF, mask=real, other=0.0)
-        if head < HEADS:
+        if head < heads:
             wide_low, wide_high = low.to(tl.float32), high.to(tl.float32)
             if NORM_Q:
                 wide_low, wide_high = _head_norm(wide_low, wide_high, QNORM, at, at < HALF, DIM, HALF, dtype, epsilon)
             wide_low, wide_high = _turn(wide_low, wide_high, cos_low, cos_high, sin_low, sin_high, ROUND)
-            target = Q + (token[:, None] * HEADS + head) * DIM + at[None, :]
+            target = Q + (token[:, None] * heads + head) * DIM + at[None, :]
             tl.store(target, wide_low.to(dtype), mask=real)
             tl.store(target + HALF, wide_high.to(dtype), mask=real)
-        elif head < HEADS + KV_HEADS:
+        elif head < heads + kv_heads:
             wide_low, wide_high = low.to(tl.float32), high.to(tl.float32)
             if NORM_K:
                 wide_low, wide_high = _head_norm(wide_low, wide_high, KNORM, at, at < HALF, DIM, HALF, dtype, epsilon)
             wide_low, wide_high = _turn(wide_low, wide_high, cos_low, cos_high, sin_low, sin_high, ROUND)
-            target = K + ((head - HEADS).to(tl.int64) * tokens + row[:, None]) * DIM + at[None, :]
+            target = K + ((head - heads).to(tl.int64) * tokens + row[:, None]) * DIM + at[None, :]
             tl.store(target, wide_low.to(dtype), mask=real)
             tl.store(target + HALF, wide_high.to(dtype), mask=real)
         else:
-            target = V + ((head - HEADS - KV_HEADS).to(tl.int64) * tokens + row[:, None]) * DIM + at[None, :]
+            target = V + ((head - heads - kv_heads).to(tl.int64) * tokens + row[:, None]) * DIM + at[None, :]
             tl.store(target, low, mask=real)
             tl.store(target + HALF, high, mask=real)
 
@@ -213,8 +213,8 @@ def rotate(
             tokens,
             qkv.stride(0),
             epsilon,
-            HEADS=heads,
-            KV_HEADS=kv_heads,
+            heads,
+            kv_heads,
             DIM=dim,
             MOVED=key_rows is not None,
             NORM_Q=q_norm is not None,

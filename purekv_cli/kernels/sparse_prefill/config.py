@@ -1,4 +1,4 @@
-"""Block sizes of the Triton kernel by what a chip holds, and the Hopper kernel's variant: measured on an H200."""
+"""Block sizes of the Triton kernel by what a chip holds; those for Hopper were measured on an H200."""
 
 from dataclasses import dataclass
 
@@ -14,22 +14,6 @@ class Config:
     warps: int
     stages: int  # blocks of K and V in flight
     tma: bool  # whether K and V come through the tensor memory accelerator
-
-
-@dataclass(frozen=True, slots=True)
-class Hopper:
-    """One compiled variant of the Hopper kernel, and how it is launched."""
-
-    early: bool  # exponentials of whole blocks before the wait for the product in flight, else after it
-    early_rest: bool  # the same of the packed keys
-    pieces: int = 1  # of work that a program takes in turn, a tile and a head each
-    ahead: bool = False  # whether the loading warps fetch the queries too, those of the next piece beside this one
-
-
-def for_hopper(keys: int) -> Hopper:
-    """The fastest for a prompt of so many keys."""
-    early = keys > 65_536
-    return Hopper(early, early)
 
 
 def choose(device: torch.device, dtype: torch.dtype, dim: int) -> Config:

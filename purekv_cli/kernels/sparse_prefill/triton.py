@@ -41,7 +41,7 @@ def _update(acc, total, top, query, key, value, scale, seen, MASKED: tl.constexp
     return acc, total, new_top
 
 
-@triton.jit(do_not_specialize=["rows_count"])
+@triton.jit(do_not_specialize=["rows_count", "tma_batch", "tma_head"])
 def _kernel(
     Q, K, V, K_TMA, V_TMA, OUT, LSE,
     QUERY_ROW, QUERY_POSITION, ROW_START, HEAVIEST, BLOCK_PTR, BLOCK, REST_PTR, REST, REST_POSITION,
@@ -49,7 +49,7 @@ def _kernel(
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
     tma_batch, tma_head, tma_column,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, TMA: tl.constexpr, NEED_LSE: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """softmax(Q K^T) V over the keys of the tile's plan.
 
@@ -117,9 +117,8 @@ def _kernel(
     acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
     written = OUT + ((batch * rows_count + row[:, None]) * HEADS + head) * DIM + column[None, :]
     tl.store(written, acc.to(OUT.dtype.element_ty), mask=is_row[:, None] & is_column[None, :])
-    if NEED_LSE:
-        lse = (top + tl.math.log2(total)) * 0.6931471805599453
-        tl.store(LSE + (batch * HEADS + head) * rows_count + row, lse, mask=is_row)
+    lse = (top + tl.math.log2(total)) * 0.6931471805599453
+    tl.store(LSE + (batch * HEADS + head) * rows_count + row, lse, mask=is_row)
 
 
 def sparse_prefill(
@@ -137,7 +136,7 @@ def sparse_prefill(
     steps = plan(runs.to(query.device), config.keys)
     query, key, value = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key, value))
     out = query.new_empty(batch, rows, heads, dim)
-    lse = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device) if need_lse else None
+    lse = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device)
     key_tma, value_tma, where = key, value, (0, 0, 0)
     if config.tma:
         laid = flat(key, value)
@@ -147,14 +146,14 @@ def sparse_prefill(
     grid = (steps.tiles * heads * (TILE_ROWS // config.rows), batch)
     if steps.tiles:
         _kernel[grid](
-            query, key, value, key_tma, value_tma, out, out if lse is None else lse,
+            query, key, value, key_tma, value_tma, out, lse,
             steps.query_row, steps.query_position, steps.row_start, steps.heaviest,
             steps.block_ptr, steps.block, steps.rest_ptr, steps.rest, steps.rest_position,
             scaling * _LOG2_E, rows,
             *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *where,
             HEADS=heads, GROUPS=heads // key.shape[1], DIM=dim, WIDE=max(16, triton.next_power_of_2(dim)),
-            ROWS=TILE_ROWS, BM=config.rows, BN=config.keys, TMA=config.tma, NEED_LSE=need_lse,
+            ROWS=TILE_ROWS, BM=config.rows, BN=config.keys, TMA=config.tma,
             PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
             num_warps=config.warps, num_stages=config.stages,
         )  # fmt: skip
-    return out.transpose(1, 2), lse
+    return out.transpose(1, 2), lse if need_lse else None  # written either way: one variant less to compile

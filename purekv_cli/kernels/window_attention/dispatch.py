@@ -21,21 +21,21 @@ def choose(qkv: Tensor, longest: int, heads: int) -> Op:
     """The function to call for these tensors."""
     dim = qkv.shape[-1] // (3 * heads)
     most = LONGEST_FLOAT32 if qkv.dtype == torch.float32 else LONGEST
-    if allowed() == "reference" or longest > most or tried(qkv.device, qkv.dtype, dim) is not None:
+    if allowed() == "reference" or longest > most or tried(qkv.device, qkv.dtype, dim, heads) is not None:
         return reference.window_attention
     from purekv_cli.kernels.window_attention.triton import window_attention
 
     return window_attention
 
 
-def explain(device: torch.device | str, dtype: torch.dtype, dim: int = 80) -> tuple[bool, str]:
-    """Whether the Triton kernel runs here, and why (not); `dim` is the head size, Qwen2.5-VL-7B's if not given."""
-    why = tried(torch.device(device), dtype, dim)
+def explain(device: torch.device | str, dtype: torch.dtype, dim: int = 80, heads: int = 16) -> tuple[bool, str]:
+    """Whether the Triton kernel runs here, and why (not), on the shapes of Qwen2.5-VL-7B's tower if none are given."""
+    why = tried(torch.device(device), dtype, dim, heads)
     return why is None, why or "agrees with the reference"
 
 
 @lru_cache(maxsize=64)
-def tried(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
+def tried(device: torch.device, dtype: torch.dtype, dim: int, heads: int) -> str | None:
     """What speaks against the Triton kernel; None: it agrees with the reference on a small problem."""
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return "runs on CUDA only"
@@ -46,10 +46,10 @@ def tried(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
     if device.type == "cuda" and torch.version.cuda and torch.cuda.get_device_capability(device) < (8, 0):
         return "needs a GPU of compute capability 8.0"
     generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(2 * 70, 3 * 2 * dim, generator=generator).to(device, dtype)
+    qkv = torch.randn(2 * 70, 3 * heads * dim, generator=generator).to(device, dtype)
     angles = torch.rand(70, dim // 2, generator=generator).repeat(1, 2).to(device)
     starts = torch.tensor([0, 64, 69, 70], dtype=torch.int32, device=device)
-    problem = (qkv, angles.cos(), angles.sin(), starts, 64, 2, dim**-0.5)
+    problem = (qkv, angles.cos(), angles.sin(), starts, 64, heads, dim**-0.5)
     try:
         from purekv_cli.kernels.window_attention import triton as fast
 

@@ -42,7 +42,7 @@ def window_attention(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size", "windows"])
 def _window_attention(
     qkv,
     cos,
