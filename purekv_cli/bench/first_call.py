@@ -33,6 +33,7 @@ class Spent:
     first_answer: float
     second_answer: float
     captures: tuple[int, int]  # graphs, after the first answer and after the second
+    compiled: int = 0  # Triton kernels that were not in the caches
 
     @property
     def once(self) -> float:
@@ -88,10 +89,16 @@ def answer_twice(clip: Path, shape: str, device_name: str, frames: int, began: f
 def in_a_process(arguments: list[str], caches: Path) -> Spent:
     """`answer_twice` in a process of its own that compiles into `caches`."""
     places = {name: str(caches / name.lower()) for name in CACHES}
+    known = kernels(caches)
     command = [sys.executable, "-m", "purekv_cli.bench.first_call", *arguments, "--began", repr(time.time())]
     done = subprocess.run(command, env=os.environ | places, stdout=subprocess.PIPE, text=True, check=True)
     values = json.loads(done.stdout.splitlines()[-1])
-    return Spent(**values | {"captures": tuple(values["captures"])})
+    return Spent(**values | {"captures": tuple(values["captures"]), "compiled": kernels(caches) - known})
+
+
+def kernels(caches: Path) -> int:
+    """How many compiled ones lie there."""
+    return sum(1 for _ in caches.rglob("*.cubin"))
 
 
 def table(cold: Spent, warm: Spent) -> list[str]:
@@ -107,7 +114,8 @@ def table(cold: Spent, warm: Spent) -> list[str]:
     lines = ["| seconds | caches empty | caches filled |", "|---|---|---|"]
     lines += [f"| {name} | {a:.1f} | {b:.1f} |" for name, (a, b) in rows.items()]
     graphs = (f"{first}, {second}" for first, second in (cold.captures, warm.captures))
-    return [*lines, f"| graphs captured by the end of either answer | {' | '.join(graphs)} |"]
+    lines.append(f"| graphs captured by the end of either answer | {' | '.join(graphs)} |")
+    return [*lines, f"| Triton kernels compiled | {cold.compiled} | {warm.compiled} |"]
 
 
 def main() -> None:

@@ -37,10 +37,13 @@ def test_both_processes_compile_into_the_same_caches_and_no_others(
     def run(command: list[str], env: dict[str, str], **_: Any) -> SimpleNamespace:
         assert command[1:3] == ["-m", first_call.__name__]
         seen.append({name: env[name] for name in CACHES})
+        kernel = Path(env["TRITON_CACHE_DIR"], "a", "kernel.cubin")  # compiled by the first
+        kernel.parent.mkdir(parents=True, exist_ok=True)
+        kernel.touch()
         return SimpleNamespace(stdout=f"something else\n{json.dumps(asdict(COLD))}\n")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert [in_a_process([], tmp_path) for _ in range(2)] == [COLD, COLD]
+    assert [in_a_process([], tmp_path) for _ in range(2)] == [replace(COLD, compiled=1), COLD]
     assert seen[0] == seen[1]
     assert {Path(place).parent for place in seen[0].values()} == {tmp_path}
 
