@@ -86,9 +86,7 @@ def test_later_questions_too(adapter: TinyAdapter, policy: str) -> None:
 @pytest.mark.parametrize("policy", ["random", "purekv"])
 def test_vision_runs_once_and_prefill_is_shared_where_it_can(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, looks = TinyAdapter(), []
-    monkeypatch.setattr(
-        "purekv_cli.runtime.embed.look", lambda *given: looks.append(given) or look(*given)
-    )
+    monkeypatch.setattr("purekv_cli.runtime.embed.look", lambda *given: looks.append(given) or look(*given))
     inputs = adapter.inputs("first?")
     maker = engine(adapter, policy)
     session = maker.open(inputs)
@@ -316,7 +314,15 @@ def _collect(events: Iterator[Event], into: list[Event]) -> None:
         into.append(event)
 
 
-@pytest.mark.usefixtures("stock_way")
+@pytest.fixture
+def ctrl_c_raises() -> Iterator[None]:
+    """Also in a background job, which a shell starts with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("stock_way", "ctrl_c_raises")
 def test_interrupted_in_prefill(adapter: TinyAdapter) -> None:
     """A real Ctrl-C while the layers run: the answer is empty, and the session starts over."""
     session = engine(adapter).open(adapter.inputs("what happens?"))
