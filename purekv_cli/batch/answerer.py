@@ -31,7 +31,7 @@ class VideoSpec:
     decoders: int
 
     def build(self) -> "VideoAnswerer":
-        return VideoAnswerer(self.settings, self.decoders)
+        return VideoAnswerer(self.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,16 @@ class Clip:
 class VideoAnswerer:
     """A loaded model. Implements `loop.Answerer`."""
 
-    def __init__(self, settings: Settings, decoders: int) -> None:
+    def __init__(self, settings: Settings) -> None:
         quiet = Terminal(quiet=True)
         self._settings = settings
         self._model: ChosenModel = choose_model(settings, quiet)
         self._room = self._model.room()  # before the weights are there, which it leaves room for
-        self._threads = 1 if decoders > 1 else None  # of one decoder
         allow(settings.method.kernels)
         self._adapter = self._model.load(settings.model.device, quiet, lambda event: None)
         self.facts = self._model.describe()
 
-    def read(self, clip: tuple[str, float | None, float | None], check: Check) -> Clip:
+    def read(self, clip: tuple[str, float | None, float | None], check: Check, *, ahead: bool) -> Clip:
         """Errors: UnreadableInput, UsageError for a range outside the video, OutOfResources, TimedOut."""
         video, start, end = clip
         wanted = self._settings.clip
@@ -71,7 +70,8 @@ class VideoAnswerer:
         check()
         model = self._model
         plan = make_plan(info, model.geometry, model.names, settings, model.dtype.itemsize, self._room or None)
-        return Clip(plan, decode(info, plan.sample, plan.size, lambda done, total: check(), self._threads))
+        threads = 1 if ahead else None
+        return Clip(plan, decode(info, plan.sample, plan.size, lambda done, total: check(), threads))
 
     def open(self, read: Clip, question: str) -> "_Asked":
         from purekv_cli.runtime.engine import Engine

@@ -72,23 +72,22 @@ class Ledger:
             ) from None
 
     def _read(self) -> None:
-        end = 0  # of the last whole line
+        end, newline = 0, b""  # of the last line that counts, and what it lacks
         foreign = UsageError(f"{self.path} is not the output of a batch", "Give -o a new file.")
         with self.path.open("rb") as file:
             for line in file:
                 if end == 0 and not _may_be_header(line):
                     raise foreign
-                if line.endswith(b"\n"):
-                    end += len(line)
-                elif _parsed(line) is not None:  # only the newline is missing
-                    self._put(b"\n")
-                    end += len(line) + 1
-                else:
-                    break
+                if not line.endswith(b"\n"):
+                    if _parsed(line) is None:
+                        break
+                    newline = b"\n"
+                end += len(line)
                 self._take(_parsed(line))
-        os.ftruncate(self._file, end)
         if end and self.settings is None:
             raise foreign
+        os.ftruncate(self._file, end)
+        self._put(newline)
 
     def _take(self, record: dict[str, Any] | None) -> None:
         if record is not None and MARK in record:

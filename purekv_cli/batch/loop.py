@@ -30,8 +30,8 @@ class Answerer(Protocol):
 
     facts: str  # for people: "demo, float32 on cpu"
 
-    def read(self, clip: tuple[str, float | None, float | None], check: Check) -> Any:
-        """Decode a clip; called in background threads."""
+    def read(self, clip: tuple[str, float | None, float | None], check: Check, *, ahead: bool) -> Any:
+        """Decode a clip: in a background thread beside others (`ahead`), or while everything waits for it."""
         ...
 
     def open(self, read: Any, question: str) -> Conversation:
@@ -104,7 +104,7 @@ class Loop:
                 raise Broken
 
     def _read_ahead(self, job: Job) -> Any:
-        return self._answerer.read(job.clip, _deadline(self._timeout))
+        return self._answerer.read(job.clip, _deadline(self._timeout), ahead=True)
 
     def _in_hand(self, job: Job, coming: "Future[Any] | None", check: Check) -> Any:
         """The decoded clip; one that failed for want of room is tried again now that others are gone."""
@@ -114,7 +114,7 @@ class Loop:
             except (MemoryError, PureKVError) as error:
                 if isinstance(error, PureKVError) and error.exit_code != 5:
                     raise
-        return self._answerer.read(job.clip, check)
+        return self._answerer.read(job.clip, check, ahead=False)
 
 
 def _deadline(seconds: float | None) -> Check:

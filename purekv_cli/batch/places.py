@@ -4,7 +4,7 @@ import os
 
 from purekv_cli.commands.model import ChosenModel
 
-DECODERS = 8  # most clips decoded ahead by one worker with a GPU
+DECODERS = 8  # most clips decoded ahead by one worker
 
 
 def cores_here() -> int:
@@ -28,10 +28,8 @@ def environments(model: ChosenModel, device: str, workers: int | None, cores: in
     return [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} for index in range(workers or len(gpus))]
 
 
-def decoders_for(model: ChosenModel, workers: int) -> int:
-    """Clips that a worker decodes ahead: one beside a CPU that also answers, as many as cores allow beside a GPU."""
-    if model.device.type != "cuda":
-        return 1
+def decoders_for(workers: int) -> int:
+    """Clips that a worker decodes ahead, with a thread each: as many as its cores allow, and one for answering."""
     return max(1, min(DECODERS, cores_here() // workers - 1))
 
 

@@ -164,7 +164,7 @@ def make_pool(request: Request, settings: Settings, model: ChosenModel) -> tuple
     from purekv_cli.batch.places import decoders_for, environments
 
     def spec(workers: int) -> Spec:
-        decoders = decoders_for(model, workers) if request.decoders is None else request.decoders
+        decoders = decoders_for(workers) if request.decoders is None else request.decoders
         return VideoSpec(settings, request.timeout, decoders)
 
     if request.ray:

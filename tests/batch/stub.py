@@ -38,7 +38,7 @@ class Stub:
     def __init__(self, spec: StubSpec) -> None:
         self._spec = spec
 
-    def read(self, clip: tuple[str, float | None, float | None], check: Check) -> str:
+    def read(self, clip: tuple[str, float | None, float | None], check: Check, *, ahead: bool) -> str:
         path = Path(clip[0])
         if not path.exists():
             raise UnreadableInput(f"{path.name} does not exist", "Check the path.")

@@ -123,6 +123,7 @@ def test_twice_stops_at_once(start: Start, stubs: Stubs, tmp_path: Path) -> None
     folder, ledger = stubs(a="ok", b="slow", c="ok"), tmp_path / "out.jsonl"
     process = start(folder, "-o", ledger)
     wait_for(ledger, 1)
+    time.sleep(0.3)  # now the slow one is in hand
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)

@@ -49,23 +49,17 @@ def test_the_latest_record_of_an_item_counts(tmp_path: Path) -> None:
     assert [(r["video"], r.get("answer")) for r in records(path)] == [("a", "yes"), ("b", None)]
 
 
-@given(cut=st.integers(0, 10_000))
-def test_a_kill_at_any_byte_loses_at_most_the_last_record(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
-    path = written(tmp_path_factory.mktemp("cut") / "out.jsonl", *(record(f"{i}.mp4", answer="é\n") for i in range(3)))
+def test_a_kill_at_any_byte_loses_at_most_the_last_record(tmp_path: Path) -> None:
+    path = written(tmp_path / "out.jsonl", record("a.mp4", answer="é"), record("b.mp4"))
     data = path.read_bytes()
-    cut = cut % (len(data) + 1)
-    path.write_bytes(data[:cut])
-    ledger = Ledger(path)
-    whole = data[:cut].count(b"\n") - 1
-    # a line that lacks nothing but its newline is whole
-    assert len(ledger.status) - max(whole, 0) in ((0, 1) if data[cut : cut + 1] == b"\n" else (0,))
-    if ledger.settings is None:
-        ledger.begin(SETTINGS)
-    ledger.append(record("next.mp4"))
-    ledger.close()
-    assert path.read_bytes().endswith(b"\n")
-    assert all(json.loads(line) for line in path.read_bytes().splitlines())
-    assert data.startswith(path.read_bytes().rsplit(b"\n", 2)[0])
+    for cut in range(len(data)):
+        path.write_bytes(data[:cut])
+        complete = [line for line in data.splitlines() if data.index(line) + len(line) <= cut]
+        ledger = Ledger(path)
+        assert (ledger.settings is not None) == bool(complete)
+        assert len(ledger.status) == max(len(complete) - 1, 0)
+        ledger.close()
+        assert path.read_bytes() == b"".join(line + b"\n" for line in complete)
 
 
 def test_two_runs_on_one_file_are_refused_until_the_first_dies(tmp_path: Path) -> None:

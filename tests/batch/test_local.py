@@ -23,10 +23,12 @@ def stub_for_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
 
-def drive(folder: Path, spec: StubSpec, workers: int = 1, said: Any = lambda message: None) -> dict[str, str]:
-    """Status of every clip, or the type of its error."""
+def drive(
+    folder: Path, spec: StubSpec, workers: int = 1, said: Any = lambda message: None, questions: int = 1
+) -> dict[str, str]:
+    """Status of every clip's last question, or the type of its error."""
     records: list[Any] = []
-    jobs = [Job((Item(str(path), "why?"),)) for path in sorted(folder.iterdir())]
+    jobs = [Job(tuple(Item(str(path), str(q)) for q in range(questions))) for path in sorted(folder.iterdir())]
     pool = LocalPool(spec, [{}] * workers)
     try:
         Driver(jobs, pool, Limits(spec.decoders, spec.timeout), records.append, said).run()
@@ -43,20 +45,18 @@ def test_two_workers_share_the_clips(stubs: Stubs) -> None:
     assert len(pids) == 2
 
 
-def test_a_worker_that_is_killed_costs_one_clip(stubs: Stubs) -> None:
-    folder = stubs(**{f"clip{i}": "ok" for i in range(6)})
+def test_a_worker_that_is_killed_costs_the_clip_in_its_hand(stubs: Stubs) -> None:
     pids: list[int] = []
 
     def said(message: Message) -> None:
         if isinstance(message, Ready):
             pids.append(message.pid)
-        if isinstance(message, Reply) and len(pids) == 1:
-            os.kill(pids[0], signal.SIGKILL)
-            pids.append(0)
+        if isinstance(message, Reply) and message.item.question == "0" and len(pids) == 1:
+            os.kill(pids[0], signal.SIGKILL)  # at the clip's second question
 
-    found = drive(folder, StubSpec(seconds=0.2), 1, said)
-    assert sorted(found.values()) == ["WorkerDied"] + ["answered"] * 5
-    assert len(pids) == 3
+    found = drive(stubs(a="ok", b="ok", c="ok"), StubSpec(seconds=0.4), 1, said, questions=2)
+    assert found == {"a": "WorkerDied", "b": "answered", "c": "answered"}
+    assert len(pids) == 2
 
 
 def test_a_clip_that_crashes_its_decoder_is_survived(stubs: Stubs) -> None:

@@ -1,6 +1,7 @@
 """One worker's work: what overlaps, what is held, and how a clip that goes wrong ends."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ class Recorder:
         self.healthy = True
         self._read, self._ask = read, ask
 
-    def read(self, clip: Clip, check: Check) -> Any:
+    def read(self, clip: Clip, check: Check, *, ahead: bool) -> Any:
         self.events.append(f"read {clip[0]}")
         return self._read(clip[0])
 
@@ -71,6 +72,17 @@ def test_the_next_clips_are_read_while_this_one_is_answered() -> None:
     assert reply.outcome["answer"] is True  # b was read before a was answered
     assert statuses(loop, job("b")) == ["answered"]
     assert recorder.events.count("read b") == 1
+
+
+def test_reading_ahead_hides_the_shorter_of_the_two() -> None:
+    def took(ahead: int) -> float:
+        loop = Loop(Recorder(lambda video: time.sleep(0.05), lambda question: time.sleep(0.05)), StubSpec())
+        jobs, began = [job(str(index)) for index in range(8)], time.perf_counter()
+        for index, one in enumerate(jobs):
+            list(loop.run(one, jobs[index + 1 : index + 1 + ahead]))
+        return time.perf_counter() - began
+
+    assert took(ahead=1) < 0.75 * took(ahead=0)
 
 
 def test_a_clip_that_cannot_be_read_fails_with_all_its_questions() -> None:

@@ -26,7 +26,7 @@ def test_a_worker_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
     found = environments(model("cuda"), "auto", 3, None)
     assert [place["CUDA_VISIBLE_DEVICES"] for place in found] == ["5", "GPU-abc", "5"]
-    assert decoders_for(model("cuda"), 2) == 7
+    assert decoders_for(2) == 7
 
 
 def test_a_named_gpu_is_taken_at_its_word() -> None:
@@ -42,4 +42,11 @@ def test_without_a_gpu_there_is_one_worker_and_more_share_the_cores() -> None:
     assert environments(model("cpu"), "auto", None, None) == [{}]
     assert environments(model("cpu"), "auto", 4, None) == [{"OMP_NUM_THREADS": "4"}] * 4
     assert environments(model("cpu"), "auto", 2, 3) == [{"OMP_NUM_THREADS": "3"}] * 2
-    assert decoders_for(model("cpu"), 1) == 1
+
+
+@pytest.mark.parametrize(("cores", "workers", "ahead"), [(1, 1, 1), (2, 1, 1), (4, 1, 3), (64, 1, 8), (4, 8, 1)])
+def test_decoders_leave_a_core_for_answering(
+    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, ahead: int
+) -> None:
+    monkeypatch.setattr(places, "cores_here", lambda: cores)
+    assert decoders_for(workers) == ahead
