@@ -104,8 +104,7 @@ def decoder_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Older releases leave out what is their decoder's default.
     """
-    text = config.get("text_config") or config
-    text = _TEXT_DEFAULTS.get(text.get("model_type", ""), {}) | dict(text)
+    text = _text(config)
     heads = text["num_attention_heads"]
     return {
         "layers": text["num_hidden_layers"],
@@ -115,18 +114,27 @@ def decoder_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _text(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoder's part of a config.json, with its type's defaults."""
+    text = config.get("text_config") or config
+    return _TEXT_DEFAULTS.get(text.get("model_type", ""), {}) | dict(text)
+
+
 def squares(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> ModelGeometry:
     """Of families whose tower takes squares and merges `pool` x `pool` patches to a token; a step is one frame."""
     vision = config["vision_config"]
     side, patch = (_first(vision[name]) for name in ("image_size", "patch_size"))
     pool = config.get("scale_factor") or (round(1 / ratio) if (ratio := config.get("downsample_ratio")) else 2)
+    cells = math.ceil(side // patch / pool)
+    context = _text(config).get("max_position_embeddings")
     return ModelGeometry(
         **decoder_sizes(config),
         patch=patch,
         merge=pool,
         temporal_patch=1,
         side=side,
-        cells=math.ceil(side // patch / pool),
+        cells=cells,
+        max_frames=max(1, (context - _TALK) // (cells**2 + _STAMP)) if context else None,
         crop=bool((preprocessor or {}).get("do_center_crop")),
     )
 
@@ -158,6 +166,7 @@ def _first(value: Any) -> int:
     return int(value[0] if isinstance(value, list | tuple) else value)
 
 
+_TALK, _STAMP = 1024, 24  # tokens that questions and answers take of a decoder's context, and text beside a frame
 _LLAMA = {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096}
 _TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": _LLAMA,

@@ -1,10 +1,20 @@
 """Tokens and bytes from config files alone."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purekv_cli.models.geometry import VIDEO_MAX_PIXELS, VIDEO_MIN_PIXELS, ModelGeometry, video_pixel_bounds
+from purekv_cli.models.geometry import (
+    VIDEO_MAX_PIXELS,
+    VIDEO_MIN_PIXELS,
+    ModelGeometry,
+    single_frames,
+    squares,
+    thinker,
+    video_pixel_bounds,
+)
 
 GEOMETRY = ModelGeometry(layers=28, heads=28, kv_heads=4, head_dim=128)
 
@@ -51,6 +61,91 @@ def test_small_square_frames_of_a_small_model_stay_as_they_are() -> None:
     low, high = video_pixel_bounds({"min_pixels": 168 * 168, "max_pixels": 280 * 280})
     geometry = ModelGeometry(8, 8, 2, 32, min_pixels=low, max_pixels=high)
     assert [geometry.frame_size(side, side) for side in sides] == [(side, side) for side in sides]
+
+
+QWEN7B = {"num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "hidden_size": 3584}
+SIGLIP = {"image_size": 384, "patch_size": 14}
+CENTRE = {"do_center_crop": True}
+
+
+@pytest.mark.parametrize(
+    ("config", "preprocessor", "size", "cells", "kib", "most"),
+    [
+        pytest.param(
+            {"text_config": {**QWEN7B, "max_position_embeddings": 32768}, "vision_config": SIGLIP},
+            {},
+            (384, 384),
+            14,
+            56,
+            144,
+            id="llava-onevision-qwen2-7b-ov-hf",
+        ),
+        pytest.param(
+            {
+                "text_config": {"model_type": "llama", "max_position_embeddings": 4096},
+                "vision_config": {"image_size": 336, "patch_size": 14},
+            },
+            CENTRE,
+            (336, 597),
+            12,
+            512,
+            18,
+            id="LLaVA-NeXT-Video-7B-hf",
+        ),
+        pytest.param(
+            {
+                "text_config": {**QWEN7B, "max_position_embeddings": 32768},
+                "vision_config": {"image_size": [448, 448], "patch_size": [14, 14]},
+                "downsample_ratio": 0.5,
+            },
+            {},
+            (448, 448),
+            16,
+            56,
+            113,
+            id="InternVL3-8B-hf",
+        ),
+        pytest.param(
+            {
+                "text_config": {
+                    "num_hidden_layers": 24,
+                    "num_attention_heads": 32,
+                    "hidden_size": 2048,
+                    "max_position_embeddings": 8192,
+                },
+                "vision_config": SIGLIP,
+                "scale_factor": 3,
+            },
+            {},
+            (384, 384),
+            9,
+            192,
+            68,
+            id="SmolVLM2-2.2B-Instruct",
+        ),
+    ],
+)
+def test_squares(
+    config: dict[str, Any], preprocessor: dict[str, Any], size: tuple[int, int], cells: int, kib: int, most: int
+) -> None:
+    """Sizes as the released config.json files have them, of 720p frames."""
+    geometry = squares(config, preprocessor)
+    assert geometry.frame_size(720, 1280) == size
+    assert geometry.grid(7, 720, 1280) == (7, cells, cells)
+    assert geometry.kv_bytes(1) == kib * 1024
+    assert geometry.max_frames == most
+
+
+def test_a_step_of_videollama3_is_one_frame() -> None:
+    config = {"text_config": QWEN7B, "vision_config": {"patch_size": 14}}
+    geometry = single_frames(config, {"merge_size": 2})
+    assert geometry.grid(7, 720, 1280) == (7, 20, 36)
+    assert geometry.cell == 28
+
+
+def test_the_thinker_is_inside() -> None:
+    inner = {"text_config": QWEN7B, "vision_config": {"patch_size": 14}}
+    assert thinker({"thinker_config": inner}) == thinker(inner) == ModelGeometry.from_config(inner)
 
 
 def test_both_layouts_of_config_json_are_read() -> None:
