@@ -7,12 +7,13 @@ first answer token still comes from the full cache, which flatters every policy.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from purekv_cli.method.budget import Budget
 from purekv_cli.method.config import MethodConfig, Propagation, SparseConfig
 from purekv_cli.method.policies import make
+from purekv_cli.presets import choose
 
 When = Literal["unknown", "known", "prompt"]
 WHENS: tuple[When, ...] = ("unknown", "known", "prompt")
@@ -46,6 +47,10 @@ class Arm:
             sparse=SparseConfig(enabled=self.sparse, min_tokens=0),
             propagate=None if self.propagate is None else Propagation.parse(self.propagate),
         )
+
+    def of_model(self, name: str) -> MethodConfig:
+        """`config` with what the preset of that model says of its layers."""
+        return replace(self.config, layer_weights=choose(None, [name]).method.layer_weights)
 
 
 def arms(

@@ -46,7 +46,7 @@ class EngineWay:
         inputs = self._adapter.prepare(frames or frames_of(items[0].video, self._adapter), prompt(items[0]))
         embeds, dense = None, dict[str, Tensor]()
         for arm in arms:
-            session = Engine(self._adapter, arm.config).open(inputs)
+            session = Engine(self._adapter, arm.of_model(self._adapter.name)).open(inputs)
             session.embeds = embeds  # the vision tower sees a clip once, whatever is compared
             for item in items:
                 try:
@@ -130,7 +130,7 @@ class EngineWay:
             asked = cache.get_seq_length()
             start = next_position(inputs.position_ids[..., :prefix]) + asked - prefix
             positions = text_positions(inputs.position_ids, asked, start, len(encoded))
-            with attach(adapter.model, arm.config) as attached:
+            with attach(adapter.model, arm.of_model(adapter.name)) as attached:
                 out = attached.decoder(
                     inputs_embeds=embed_tokens(adapter.model, truth),
                     position_ids=positions,

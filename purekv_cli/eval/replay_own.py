@@ -36,7 +36,7 @@ def own_prefill(clip: Captured, arm: Arm, text: Tensor, room: int = 0) -> tuple[
         positions = torch.cat([positions, clip.positions(0, len(text))], -1)
     prompt = Prompt.of_layouts([clip.layout(len(text))])
     prompt.reserve = room
-    config = arm.config
+    config = arm.of_model(clip.adapter.name)
     with attach(clip.adapter.model, config) as attached:
         cache = attached.new_cache(prompt)
         try:

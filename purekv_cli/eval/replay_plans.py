@@ -54,7 +54,7 @@ class Plans:
         if prefills_itself(first):
             return self._own(arms, text, room)
         budgets = list(dict.fromkeys(arm.budget for arm in arms))
-        configs = [replace(first, budget=budget).config for budget in budgets]
+        configs = [replace(first, budget=budget).of_model(clip.adapter.name) for budget in budgets]
         sets = dict(zip(budgets, kept(clip.prompt(texts, row, len(text), room), configs), strict=True))
         return [self._plan(sets[arm.budget], len(text), arm.when == "prompt") for arm in arms]
 

@@ -52,7 +52,7 @@ def read_arms(flags: "EvalFlags") -> tuple[Arm, ...]:
     for sparse in (False, True) if flags.sparse else (False,):
         for text in _parts("propagation", flags.propagate):
             propagate = text if Propagation.parse(text) else None
-            every = arms(policies, budgets, read_whens(flags.when), propagate=propagate, sparse=sparse)
+            every = arms(policies, budgets, read_whens(flags.when), propagate=propagate, sparse=sparse, probe="")
             compared += [arm for arm in every if sparse or propagate or arm.policy == _DENSE or arm.budget not in whole]
     if flags.sparse:
         compared.append(Arm(_DENSE, "1", "unknown", None, True))

@@ -25,6 +25,7 @@ from purekv_cli.eval.summary import Line, summarise
 from purekv_cli.eval.work import Job
 from purekv_cli.models import registry
 from purekv_cli.models.hub import weight_files
+from purekv_cli.presets import choose
 from purekv_cli.settings import Settings, settle
 from purekv_cli.terminal import Terminal
 
@@ -124,7 +125,8 @@ def _model_settings(chosen: ChosenModel) -> dict[str, Any]:
             stream.seek(-min(2**20, path.stat().st_size), os.SEEK_END)
             seen.update(stream.read())
     found = chosen.facts()
-    return {"model": found["name"], "dtype": found["dtype"], "weights": seen.hexdigest()[:12]}
+    weights = list(choose(None, chosen.names).method.layer_weights)
+    return {"model": found["name"], "dtype": found["dtype"], "weights": seen.hexdigest()[:12], "layer weights": weights}
 
 
 def _show(flags: "EvalFlags", known: dict[str, Any], lines: Sequence[Line], title: str, terminal: Terminal) -> None:

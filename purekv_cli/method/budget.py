@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,3 +61,29 @@ class Budget:
         if self.kind == "fraction":
             return f"{self.value:g}"
         return f"{self.value:.0f}t" if self.kind == "tokens" else f"{self.value / 2**20:g}MiB"
+
+
+def layer_entries(entries: int, text: int, video: int, weights: Sequence[float], index: int) -> int:
+    """Entries of layer `index` where layers weigh differently, at the bytes of equal budgets.
+
+    A layer keeps its text and min(video, c * weight) of the video, with c such that all layers together keep
+    len(weights) * entries. Rounded as a running sum, so that nothing is lost to rounding.
+
+    Args:
+        entries: of every layer, if they were equal; text and video: tokens of the prompt.
+        weights: of every layer, above 0; empty: equal.
+    """
+    room = min(max(0, entries - text), video)
+    if not weights or room in (0, video):
+        return entries
+    left, free, full = float(room * len(weights)), math.fsum(weights), 0
+    order = sorted(range(len(weights)), key=lambda layer: -weights[layer])
+    while free and left * weights[order[full]] >= video * free:  # the heaviest layers keep everything
+        left, free, full = left - video, math.fsum(weights[layer] for layer in order[full + 1 :]), full + 1
+    whole = set(order[:full])
+
+    def below(layer: int) -> int:
+        parts = (video if at in whole else left * weights[at] / free for at in range(layer))
+        return round(math.fsum(parts))
+
+    return text + min(video, below(index + 1) - below(index))

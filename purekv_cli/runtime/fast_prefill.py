@@ -19,9 +19,10 @@ from purekv_cli.kernels.attention import attention
 from purekv_cli.kernels.compact import compact
 from purekv_cli.kernels.sparse_prefill import sparse_prefill
 from purekv_cli.method import importance, propagate
+from purekv_cli.method.budget import layer_entries
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.pattern import RunList, build, content_change
-from purekv_cli.method.policies import observes
+from purekv_cli.method.policies import layer_weights, observes
 from purekv_cli.runtime.cache import CompactCache
 from purekv_cli.runtime.fast_layer import Parts, mlp, project, token_major
 from purekv_cli.runtime.fast_scoring import Flow, Shown, make_scorer
@@ -105,6 +106,8 @@ class _FastPrefill:
         rotary = rotary_of(weights.rotary, positions, embeds[:, :1])
         self._cos, self._sin = rotary.cos[0], rotary.sin[0]  # [N, D]
         self._scorer = make_scorer(config, weights.scaling, observed, masks, layers, rotary)
+        shares, text = layer_weights(config, layers), int(known.masks.protected.sum())
+        self._budgets = [layer_entries(self._entries, text, self._length - text, shares, at) for at in range(layers)]
         self._flow = Flow(masks)
 
         self._layout = prompt.layout if uses_sparse(config, prompt) else None
@@ -239,11 +242,14 @@ class _FastPrefill:
 
     @property
     def _chooses(self) -> bool:
-        """Whether more tokens flow than the cache will hold; otherwise all of them stay, and no score is needed."""
-        return self._entries < self._flow.count
+        """Whether more tokens flow than some layer will hold; otherwise all of them stay, and no score is needed."""
+        return min(self._budgets) < self._flow.count
 
     def _needs_lse(self, index: int) -> bool:
         return self._chooses and self._scorer.needs_lse(index)
+
+    def _select(self, index: int, score: Tensor, flow: Flow) -> Tensor:
+        return self._scorer.select(score, min(self._budgets[index], flow.count), flow)
 
     def _project(
         self, layer: LayerWeights, normed: Tensor, parts: Parts, key_rows: Tensor | None, rows: Rows = None
@@ -279,15 +285,16 @@ class _FastPrefill:
     def _prune(self, shown: Shown, score: Tensor | None) -> None:
         """Drop what does not stay, also in the layers that waited; `score` None: all that flows stays."""
         flow = self._flow
-        rows = None if score is None else self._scorer.select(score, self._entries, flow)
+        rows = None if score is None else self._select(shown.index, score, flow)
         for late, its_flow in self._waiting:
-            if flow.positions is not None and its_flow is not flow:  # the whole prompt's: what stays is the same
-                self._keep(late, its_flow, flow.positions[None, None] if rows is None else flow.positions[rows])
+            if flow.positions is not None and its_flow is not flow:  # the whole prompt's: they stay by the same score
+                some = None if score is None else self._select(late.index, score, flow)
+                self._keep(late, its_flow, flow.positions[None, None] if some is None else flow.positions[some])
                 continue
             own = self._scorer.score(late, flow)
             if own is None:
                 raise Unsupported(f"a policy without a score for layer {late.index}")
-            self._keep(late, flow, self._scorer.select(own, self._entries, flow))
+            self._keep(late, flow, self._select(late.index, own, flow))
         self._waiting.clear()
         self._keep(shown, flow, rows)
 

@@ -15,11 +15,12 @@ from torch import Tensor
 from purekv_cli.errors import UsageError
 from purekv_cli.kernels.attention import attention
 from purekv_cli.kernels.sparse_prefill import sparse_prefill
+from purekv_cli.method.budget import layer_entries
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.importance import observed_rows
 from purekv_cli.method.layout import PromptMasks
 from purekv_cli.method.pattern import RunList
-from purekv_cli.method.policies import make, observes
+from purekv_cli.method.policies import layer_weights, make, observes
 from purekv_cli.method.policies.base import Observation, Policy, Rotary, dropping
 from purekv_cli.runtime.cache import CompactLayer
 from purekv_cli.runtime.metrics import KVMeter, StageClock
@@ -49,6 +50,7 @@ class Prefill:
         self._policy: Policy = make(config.policy, config)
         self._decoder, self._positions = decoder, positions
         self._entries = prompt.entries(config, bytes_per_token)
+        self._weights = layer_weights(config, layers)
         self._prunes = any(e < n for e, n in zip(self._entries, prompt.masks.valid.sum(-1).tolist(), strict=True))
         self._holds = self._policy.uses_question  # every entry until the whole prompt has been read
         self._rows: dict[int, list[tuple[Tensor, Tensor | None]]] = {}  # what earlier chunks' question rows showed
@@ -87,7 +89,7 @@ class Prefill:
             and (stop == self._prompt.length or not self._holds)
             and bool(self._prompt.masks.video[:, self._from : self._to].any())
         )
-        self._quota = [self._share(row) for row in range(self._prompt.batch)] if self._judges else []
+        self._quota = [self._shares(row) for row in range(self._prompt.batch)] if self._judges else []
 
     def attend(
         self,
@@ -158,21 +160,21 @@ class Prefill:
             if index == self._layers - 1:
                 raise RuntimeError(f"the policy {self._policy.name!r} gave no score up to the last layer")
             return
-        self._prune(layer, score)  # before any other is scored: a policy may remember whose score it gave last
+        self._prune(layer, index, score)  # before any other is scored: a policy may remember whose score it gave last
         for below, waiter, scale in self._waiting:
             late = self._policy.score(self._observation(waiter, below, None, None, scale))
             if late is None:
                 raise RuntimeError(f"the policy {self._policy.name!r} gave no score for layer {below}")
-            self._prune(waiter, late)
+            self._prune(waiter, below, late)
         self._waiting.clear()
         if self._dropper is not None and index == self._dropper.ends_at(self._layers) < self._layers - 1:
-            self._end(score)
+            self._end(index, score)
 
-    def _end(self, score: Tensor) -> None:
+    def _end(self, index: int, score: Tensor) -> None:
         """What the policy drops here is hidden from every layer above: for the others this is as if it had ended."""
         assert self._dropper is not None
         masks = self._masks_on(score.device)
-        flows = self._dropper.flows(score, self._budget(score.device), masks)
+        flows = self._dropper.flows(score, self._budget(index, score.device), masks)
         part = replace(masks, video=masks.video & flows, after=masks.after & flows, valid=masks.valid & flows)
         self._flows, self._masks = flows, {score.device: part}
 
@@ -210,23 +212,27 @@ class Prefill:
             self._masks[device] = home.map(lambda each: each.to(device))
         return self._masks[device]
 
-    def _prune(self, layer: CompactLayer, score: Tensor) -> None:
-        rows = self._policy.select(score, self._budget(score.device), self._masks_on(score.device))
+    def _prune(self, layer: CompactLayer, index: int, score: Tensor) -> None:
+        rows = self._policy.select(score, self._budget(index, score.device), self._masks_on(score.device))
         if rows.shape[-1] < layer.entries - layer.settled or bool((rows < 0).any()):
             layer.prune(rows, layer.settled)
             self._meter.watch(layer.keys, layer.values)
         layer.settled = layer.entries
 
-    def _budget(self, device: torch.device) -> int | Tensor:
-        """Entries to keep of what is judged now; of every prompt where there are several."""
-        return self._quota[0] if len(self._quota) == 1 else torch.tensor(self._quota, device=device)
+    def _budget(self, index: int, device: torch.device) -> int | Tensor:
+        """Entries that layer `index` keeps of what is judged now; of every prompt where there are several."""
+        entries = [shares[index] for shares in self._quota]
+        return entries[0] if len(entries) == 1 else torch.tensor(entries, device=device)
 
-    def _share(self, row: int) -> int:
-        """Entries of prompt `row` that the tokens now judged may keep: their text, their part of the video budget."""
+    def _shares(self, row: int) -> list[int]:
+        """Entries of prompt `row` that each layer may keep of the tokens now judged: their text, their part of the
+        video's budget."""
         masks = self._prompt.masks
         video, text = masks.video[row], masks.protected[row]
+        own = int(text[self._from : self._to].sum())
         budget, total = self._entries[row] - int(text.sum()), int(video.sum())
         if total == 0:
-            return int(text[self._from : self._to].sum())
+            return [own] * self._layers
         before, through = int(video[: self._from].sum()), int(video[: self._to].sum())
-        return int(text[self._from : self._to].sum()) + budget * through // total - budget * before // total
+        entries = own + budget * through // total - budget * before // total
+        return [layer_entries(entries, own, through - before, self._weights, index) for index in range(self._layers)]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purekv_cli.errors import UsageError
-from purekv_cli.method.budget import Budget
+from purekv_cli.method.budget import Budget, layer_entries
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,30 @@ def test_keeps_all_text_and_some_video_or_says_what_would(share, prompt, protect
 @given(st.one_of(st.floats(0.001, 1).map(lambda x: f"{x:.3f}"), st.integers(1, 10**6).map("{}t".format)))
 def test_what_is_shown_can_be_typed(text):
     assert Budget.parse(str(Budget.parse(text))) == Budget.parse(text)
+
+
+@given(
+    room=st.integers(0, 500),
+    text=st.integers(0, 60),
+    video=st.integers(1, 400),
+    weights=st.lists(st.floats(0.01, 10), min_size=1, max_size=12),
+)
+def test_weighted_layers_keep_the_bytes_of_equal_ones(room, text, video, weights):
+    mean = text + min(room, video)
+    kept = [layer_entries(mean, text, video, weights, index) for index in range(len(weights))]
+    assert sum(kept) == len(weights) * mean
+    assert all(text <= entries <= text + video for entries in kept)
+    shares = [(entries - text) / weight for entries, weight in zip(kept, weights, strict=True)]
+    free = [i for i, entries in enumerate(kept) if entries < text + video]
+    for i in free:  # in proportion, up to the rounding of an entry; a layer that is full would have had more
+        for j in range(len(weights)):
+            over = 1 / weights[i] + 1 / weights[j]
+            assert shares[j] <= shares[i] + over
+            if j in free:
+                assert shares[j] >= shares[i] - over
+
+
+def test_layers_without_weights_keep_the_same():
+    assert layer_entries(40, 10, 100, (), 3) == 40
+    assert [layer_entries(40, 10, 100, (1, 2, 6), index) for index in range(3)] == [20, 30, 70]
+    assert [layer_entries(50, 10, 60, (1, 1, 8), index) for index in range(3)] == [40, 40, 70], "the third is full"

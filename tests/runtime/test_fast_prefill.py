@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from purekv_cli.errors import UsageError
 from purekv_cli.kernels.sparse_prefill.backends import tried
-from purekv_cli.method.budget import Budget
+from purekv_cli.method.budget import Budget, layer_entries
 from purekv_cli.method.config import MethodConfig, Propagation, SparseConfig
 from purekv_cli.method.layout import VideoLayout
 from purekv_cli.method.pattern import build, content_change
@@ -161,6 +161,9 @@ def test_sparse_attention(families: dict[str, PreTrainedModel], family: str, pol
         {"budget": 1.0},
         {"one_set": True},
         {"normalise": True},
+        {"layer_weights": (0.2, 3.0, 1.0, 0.5)},
+        {"layer_weights": (1.0, 0.1, 0.1, 9.0), "observe": "all"},
+        {"layer_weights": (1.0, 0.1, 0.1, 9.0), "one_set": True},
         {"observe": "video"},
         {"observe": "all"},
         {"observe": "all", "one_set": True},
@@ -232,6 +235,8 @@ def test_propagation_is_the_model_without_the_other_tokens(
         {"observe": "all"},
         {"one_set": True},
         {"normalise": True},
+        {"layer_weights": (1.0, 0.2, 3.0, 0.2)},
+        {"layer_weights": (0.2, 0.4, 3.0, 1.0), "one_set": True},
     ],
     ids=str,
 )
@@ -267,9 +272,12 @@ def check_propagation(model: PreTrainedModel, prompts: Clip, config: MethodConfi
     protected = torch.ones_like(flows)
     protected[layout.video] = False
     assert flows[protected].all()
-    entries = config.budget.entries(length, int(protected.sum()), 1)
+    text, weights = int(protected.sum()), config.layer_weights
+    entries = config.budget.entries(length, text, 1)
+    held = layer if config.one_set else 0  # layers that waited are pruned among what flows
     for index, places in enumerate(cache.kept):
-        assert places.shape[-1] == entries
+        own = layer_entries(entries, text, length - text, weights, index)
+        assert places.shape[-1] == (min(own, int(flows.sum())) if index >= layer or held else own)
         assert index < layer or flows[places].all()
 
     causal = torch.ones(length, length, dtype=torch.bool, device=DEVICE).tril()
@@ -397,7 +405,7 @@ def test_no_layer_waits_for_the_device(model: PreTrainedModel) -> None:
 @pytest.mark.parametrize("sparse", [SPARSE, SparseConfig(enabled=False)], ids=["sparse", "dense"])
 def test_no_layer_waits_for_a_gpu(sparse: SparseConfig) -> None:
     model = tiny_model(layers=LAYERS).to(torch.bfloat16)
-    if sparse.enabled and tried("triton", torch.device("cuda", 0), torch.bfloat16, 16, 2) is not None:
+    if sparse.enabled and tried("triton", torch.device("cuda", 0), torch.bfloat16, 16, 4, 2) is not None:
         pytest.skip("the reference kernel waits, and no other takes these heads here")
     prompts = prompt_of(model)
     modes = {0: "error", LAYERS: "default"}

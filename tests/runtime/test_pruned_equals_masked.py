@@ -14,6 +14,7 @@ from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from purekv_cli.errors import UsageError
 from purekv_cli.method import pattern as pattern_module
 from purekv_cli.method.budget import Budget
 from purekv_cli.method.config import MethodConfig, SparseConfig
@@ -149,6 +150,33 @@ def test_chunked_prefill(model: PreTrainedModel, policy: str, chunk: int) -> Non
 
     assert prunes(attached, prompts.length)
     assert differs(model, prompts, attached, out, end) < TOLERANCE
+
+
+@pytest.mark.parametrize("chunk", [None, 16])
+@pytest.mark.parametrize("observe", ["question", "video"])
+def test_layers_that_share_the_budget_by_weight(model: PreTrainedModel, chunk: int | None, observe: str) -> None:
+    weights = tuple(float(2**index) for index in range(LAYERS))
+    prompts = batch(clip(model, question=9, seed=1), clip(model, frames=4, question=3, seed=2))
+    dials = {"observe": observe, "chunk": chunk}
+    with attach(model, method("purekv", **dials)) as attached:
+        generate(model, prompts)
+        equal = sum(int(((k >= 0) & (k < prompts.length)).sum()) for k in attached.kept)
+    with attach(model, method("purekv", layer_weights=weights, **dials)) as attached:
+        out = generate(model, prompts)
+    counts = [int(((k >= 0) & (k < prompts.length)).sum()) for k in attached.kept]
+    assert sum(counts) == equal
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+    if chunk is None or observe == "question":
+        assert differs(model, prompts, attached, out) < TOLERANCE
+
+
+def test_weights_of_another_model_are_refused(model: PreTrainedModel) -> None:
+    with (
+        attach(model, method("purekv", layer_weights=(1.0,) * (LAYERS + 1))),
+        pytest.raises(UsageError, match="layers"),
+    ):
+        generate(model, clip(model))
 
 
 def test_one_set_for_all_layers(model: PreTrainedModel) -> None:

@@ -1,6 +1,6 @@
 """Every policy by name, ours and the baselines: what can stand behind --policy."""
 
-from purekv_cli.errors import unknown
+from purekv_cli.errors import UsageError, unknown
 from purekv_cli.method.config import MethodConfig, Observe
 from purekv_cli.method.policies.adakv import AdaKV
 from purekv_cli.method.policies.base import Observation, Policy
@@ -15,6 +15,7 @@ from purekv_cli.method.policies.knorm import KNorm
 from purekv_cli.method.policies.mixkv import MixKV
 from purekv_cli.method.policies.purekv import PureKV
 from purekv_cli.method.policies.purekv_paper import PureKVPaper
+from purekv_cli.method.policies.purekv_uniform import PureKVUniform
 from purekv_cli.method.policies.pyramidkv import PyramidKV
 from purekv_cli.method.policies.random import Random
 from purekv_cli.method.policies.snapkv import SnapKV
@@ -22,12 +23,13 @@ from purekv_cli.method.policies.streaming_llm import StreamingLLM
 from purekv_cli.method.policies.tova import TOVA
 from purekv_cli.method.policies.vl_cache import VLCache
 
-__all__ = ["POLICIES", "Observation", "Policy", "make", "observes"]
+__all__ = ["POLICIES", "Observation", "Policy", "layer_weights", "make", "observes"]
 
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
     for policy in (
         PureKV,
+        PureKVUniform,
         PureKVPaper,
         Dense,
         Random,
@@ -54,6 +56,22 @@ def make(name: str, config: MethodConfig) -> Policy:
     if name not in POLICIES:
         raise unknown("policy", name, POLICIES)
     return POLICIES[name](config)
+
+
+def layer_weights(config: MethodConfig, layers: int) -> tuple[float, ...]:
+    """How the layers of a model share the budget; empty: equally, as all policies but `purekv` have it.
+
+    Raises:
+        UsageError: the weights are those of a model with another number of layers.
+    """
+    if not getattr(POLICIES.get(config.policy), "weighs_layers", False) or not config.layer_weights:
+        return ()
+    if len(config.layer_weights) != layers:
+        raise UsageError(
+            f"the budget is shared by {len(config.layer_weights)} layers, but the model has {layers}",
+            "Choose the preset of this model, or --preset default; purekv calibrate makes one.",
+        )
+    return config.layer_weights
 
 
 def observes(config: MethodConfig) -> Observe:

@@ -3,6 +3,9 @@
 A(j) = max over layers so far, heads and observed rows i of softmax(q_i . k_j): an entry that one head of one layer
 needs for one word stays everywhere. Because the maximum runs upward, layer i's set needs only layers <= i and its
 full KV is freed at once. Value norms, which help the paper's estimate, harm this score and are left out.
+
+How much of the budget a layer gets is a fact of the model, not of the prompt: calibration measures it and the preset
+says it (`layer_weights`).
 """
 
 from typing import ClassVar
@@ -21,6 +24,7 @@ class PureKV:
     name: ClassVar[str] = "purekv"
     summary: ClassVar[str] = "Keeps what the text after the video attends to most, one set for all heads."
     source: ClassVar[str] = "own, after PureKV (arXiv 2510.25600): max-pooled attention of the text rows"
+    weighs_layers: ClassVar[bool] = True  # its budget follows the preset's `layer_weights`
 
     def __init__(self, config: MethodConfig) -> None:
         self._observe = config.observe
