@@ -4,6 +4,7 @@ A question is always read as a session reads it, so an answer does not depend on
 where an earlier run broke off. With a policy that never looks at the question, questions of a clip share its prefill.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 from purekv_cli.batch.loop import Check
 from purekv_cli.batch.outcome import answered
 from purekv_cli.commands.model import ChosenModel, choose_model
+from purekv_cli.errors import OutOfResources
 from purekv_cli.kernels import allow
+from purekv_cli.memory import free_memory
 from purekv_cli.pipeline import Plan, make_plan
 from purekv_cli.runtime.events import Answer, Event
 from purekv_cli.settings import Settings
@@ -31,7 +34,7 @@ class VideoSpec:
     decoders: int
 
     def build(self) -> "VideoAnswerer":
-        return VideoAnswerer(self.settings)
+        return VideoAnswerer(self.settings, self.decoders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,9 @@ class Clip:
 class VideoAnswerer:
     """A loaded model. Implements `loop.Answerer`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, decoders: int) -> None:
         quiet = Terminal(quiet=True)
-        self._settings = settings
+        self._settings, self._decoders = settings, decoders
         self._model: ChosenModel = choose_model(settings, quiet)
         self._room = self._model.room()  # before the weights are there, which it leaves room for
         allow(settings.method.kernels)
@@ -70,6 +73,8 @@ class VideoAnswerer:
         check()
         model = self._model
         plan = make_plan(info, model.geometry, model.names, settings, model.dtype.itemsize, self._room or None)
+        if ahead:
+            self._check_room(plan)
         threads = 1 if ahead else None
         return Clip(plan, decode(info, plan.sample, plan.size, lambda done, total: check(), threads))
 
@@ -80,6 +85,12 @@ class VideoAnswerer:
         engine = Engine(self._adapter, read.plan.method)
         session = engine.open(inputs, decode_seconds=read.frames.decode_seconds)
         return _Asked(session, self._settings, read.damage)
+
+    def _check_room(self, plan: Plan) -> None:
+        """Several clips like this one must fit, because others are decoded at the same time."""
+        free, need = free_memory(), len(plan.sample.times) * math.prod(plan.size) * 3
+        if free is not None and need * (self._decoders + 1) > free // 2:
+            raise OutOfResources("no room to decode this clip beside others", "It is read when its turn comes.")
 
     def usable(self) -> bool:
         if self._adapter.device.type != "cuda":

@@ -157,7 +157,8 @@ def main() -> None:
         print(dict(found.errors))
         for what, holds in checks.items():
             print(f"{'yes' if holds else 'NO '}  {what}")
-        sys.exit(not all(checks.values()))
+        if not all(checks.values()):
+            sys.exit(found.err)
 
 
 if __name__ == "__main__":
