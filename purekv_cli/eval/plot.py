@@ -129,6 +129,8 @@ def _draw_panel(
         pen.text((axes.right, y + 3), DENSE, 12, _DENSE, anchor="ra")
     for label, look in reversed(looks.items()):  # ours on top
         places = [axes.place(line.kept, line.share) for line in _series(lines, label)]
+        if not places:  # it could not be asked here
+            continue
         pen.line(places, look.colour, look.width, dashed=look.dashed)
         for place in places:
             pen.dot(place, 4.5 if label == OURS else 3.5, look.colour)

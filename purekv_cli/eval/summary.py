@@ -44,7 +44,7 @@ class ArmKey:
             parts.append(f"{share} from layer {layer}")
         if self.sparse:
             parts.append("sparse")
-        if self.probe is not None:
+        if self.probe:  # "" asks nothing: the template's tokens alone, as for every policy
             parts.append(f"probe {self.probe!r}")
         return ", ".join(parts)
 
