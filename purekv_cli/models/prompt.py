@@ -61,6 +61,8 @@ class Prompt:
             if -1 in order or order != sorted(order):
                 continue
             head, rest = text.split(_FIRST)
+            if head.count(placeholder) != 1:
+                continue
             _, rest = rest.split(_ANSWER)
             again, closing = rest.split(_LATER)
             opening, before = head.split(placeholder)

@@ -215,10 +215,11 @@ def test_positions_are_the_librarys_where_it_is_right(family: Loaded) -> None:
 
 def compare(family: Loaded, answer: Answer, logits: list[Tensor], session: Session, **rules: Any) -> None:
     """Every token is the likeliest of the library's forward under the mask, and drawn from the same logits."""
-    inputs, length = session.inputs, session.inputs.layout.length
+    inputs = rules.get("inputs", session.inputs)
+    length = inputs.layout.length
     tokens = list(answer.token_ids)
     total = length + len(tokens)
-    seen = masks(session.kept, length, total, rules.get("flowing_from"), rules.get("pattern"))
+    seen = masks(session.kept, rules.get("pruned_at", length), total, rules.get("flowing_from"), rules.get("pattern"))
     truth = forward(family.adapter, inputs, tokens, seen)[length - 1 :]
     assert torch.equal(truth[: len(tokens)].argmax(-1).cpu(), torch.tensor(tokens))
     if logits or DEVICE == "cpu":
@@ -241,10 +242,12 @@ def test_pruned_is_masked(family: Loaded, way: str, policy: str, logits: list[Te
     compare(family, answer, logits, session)
 
 
-def test_a_second_turn_is_a_fresh_prompt(family: Loaded, way: str, logits: list[Tensor]) -> None:
+@pytest.mark.parametrize("policy", ["dense", "purekv"])
+def test_a_second_turn_is_a_fresh_prompt(family: Loaded, way: str, policy: str, logits: list[Tensor]) -> None:
+    """Of the whole conversation; where the first turn was pruned, with a mask."""
     adapter = family.adapter
     inputs = adapter.prepare(clip(adapter), "what happens?")
-    session = opened(adapter, inputs, method(inputs, "dense"))
+    session = opened(adapter, inputs, method(inputs, policy))
     first = finish(session.first("what happens?", STEPS))
     unfed = session.unfed
     more = adapter.follow_up("and then?", 0)[0][0].tolist()
@@ -254,7 +257,9 @@ def test_a_second_turn_is_a_fresh_prompt(family: Loaded, way: str, logits: list[
     if unfed and read[-1:] != unfed:
         read += unfed
     whole = [*read, *more, *second.token_ids]
-    truth = forward(adapter, inputs, whole)[-len(second.token_ids) - 1 : -1]
+    length = inputs.layout.length
+    seen = None if policy == "dense" else masks(session.kept, length, length + len(whole), None)
+    truth = forward(adapter, inputs, whole, seen)[-len(second.token_ids) - 1 : -1]
     assert truth.argmax(-1).tolist() == list(second.token_ids)
     if logits or DEVICE == "cpu":
         torch.testing.assert_close(torch.stack(logits)[: len(truth)], truth, atol=TOLERANCE, rtol=0)
@@ -269,6 +274,17 @@ def test_another_question_is_a_fresh_prompt(family: Loaded, way: str) -> None:
     again = finish(session.ask("why?", STEPS))
     assert finish(fresh.first("why?", STEPS)).token_ids == again.token_ids
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(session.kept, fresh.kept, strict=True))
+
+
+def test_a_shared_prefill_is_masked_from_the_question_on(family: Loaded, way: str, logits: list[Tensor]) -> None:
+    """A policy that never looks at questions prunes the clip once, before the first."""
+    adapter, frames = family.adapter, clip(family.adapter)
+    inputs, wanted = adapter.prepare(frames, "what happens?"), adapter.prepare(frames, "why?")
+    session = opened(adapter, inputs, method(inputs, "random"))
+    finish(session.ask("what?", STEPS))
+    logits.clear()
+    answer = finish(session.ask("why?", STEPS))
+    compare(family, answer, logits, session, inputs=wanted, pruned_at=adapter.prefix_length(inputs))
 
 
 def test_sparse_attention_is_the_masked_dense_one(

@@ -9,6 +9,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from purekv_cli.models.base import Adapter, Inputs
 
+torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds the convolutions of vision towers to ten bits
+
 
 def forward(adapter: Adapter, inputs: Inputs, more: list[int], seen: list[Tensor] | None = None) -> Tensor:
     """Logits [S, vocabulary] of prompt and `more` tokens, from pixels on, through the model as transformers has it.
