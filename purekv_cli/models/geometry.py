@@ -169,7 +169,7 @@ def _first(value: Any) -> int:
 _TALK, _STAMP = 1024, 24  # tokens that questions and answers take of a decoder's context, and text beside a frame
 _LLAMA = {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096}
 _TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": _LLAMA,
-    "mistral": _LLAMA | {"num_key_value_heads": 8},
-    "qwen2": _LLAMA | {"num_key_value_heads": 32},
+    "llama": _LLAMA | {"max_position_embeddings": 2048},
+    "mistral": _LLAMA | {"num_key_value_heads": 8, "max_position_embeddings": 131072},
+    "qwen2": _LLAMA | {"num_key_value_heads": 32, "max_position_embeddings": 32768},
 }

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
 from purekv_cli.models.geometry import (
     VIDEO_MAX_PIXELS,
@@ -134,6 +135,14 @@ def test_squares(
     assert geometry.grid(7, 720, 1280) == (7, cells, cells)
     assert geometry.kv_bytes(1) == kib * 1024
     assert geometry.max_frames == most
+
+
+def test_what_a_release_leaves_out_is_its_decoders_default() -> None:
+    """As transformers' config classes have it."""
+    vision = {"image_size": 336, "patch_size": 14}
+    for kind, config in (("llama", LlamaConfig()), ("mistral", MistralConfig()), ("qwen2", Qwen2Config())):
+        bare = squares({"text_config": {"model_type": kind}, "vision_config": vision})
+        assert bare == squares({"text_config": config.to_dict(), "vision_config": vision})
 
 
 def test_a_step_of_videollama3_is_one_frame() -> None:
