@@ -13,10 +13,12 @@ none is taken by luck. "off" if there is none. Cost is the share of the layers' 
 
 ST-SpAttn: on under the same two conditions: dense against dense with it, and the budget with it against without.
 
-Layer budgets: uniform, unless a shape of equal bytes lowers the KL by more than two standard errors, has no fewer right
-answers, and lowers it by more than a tenth. That is lenient, for many shapes are tried on the same clips.
+Layer weights: chosen first, at the smallest budget, where layers compete most. Each layer is starved while the others
+keep everything; the KL that this costs, or a root of it, is a layer's weight, LEAST being the smallest. Of these and
+two ramps the one of the lowest KL at equal bytes is taken, if it beats equal budgets by more than two standard errors
+and a tenth, and loses no right answer; else the layers stay equal. All other dials are measured with it.
 
-Fewer than two clips, or ENOUGH questions, decide nothing: propagation stays off, sparsity and budgets what they are.
+Fewer than two clips, or ENOUGH questions, decide nothing: no propagation, equal layers, sparsity as it is by default.
 """
 
 import math
@@ -27,7 +29,7 @@ from statistics import fmean, stdev
 from torch import Tensor
 
 from purekv_cli.calibrate.measure import Measured, Outcome
-from purekv_cli.calibrate.trials import UNIFORM, Kind, Trial
+from purekv_cli.calibrate.trials import Kind, Trial
 from purekv_cli.method.config import Propagation
 
 GAIN, MOST = 0.02, 3  # of the mean correlation; score layers
@@ -44,7 +46,7 @@ class Cost:
     right: int
     kl: float  # nats
     kept: float  # entries, share of the prefix's
-    above: float  # KL above the trial it is held against
+    above: float  # KL above that of the trial it is held against, or of dense
     error: float  # standard error of that over clips; inf for fewer than two
     lost: int  # right answers fewer than that trial's
 
@@ -64,17 +66,18 @@ class Choice:
 
     score_layers: tuple[int, ...]
     correlation: float  # mean over layers of the estimate from these
+    layer_weights: tuple[float, ...]  # empty: equal
     propagate: Propagation | None
     sparse: bool | None  # None: not known, the default stays
-    layer_budgets: str  # name of the shape
 
 
-def costs(measured: Measured) -> list[Cost]:
-    """Every trial, in order; each is held against the first, dense with sparse attention against dense without."""
-    ours = {outcome.question: outcome for outcome in next(iter(measured.outcomes.values()))}
+def costs(measured: Measured, first_is_base: bool = True) -> list[Cost]:
+    """Every trial, in order, held against the first one or else dense; dense with sparse attention against dense."""
+    every = measured.outcomes
+    ours = {outcome.question: outcome for outcome in next(iter(every.values()), [])} if first_is_base else {}
     return [
-        _cost(trial, of_trial, {} if trial.arms[0].policy == "dense" else ours, measured.dense_right)
-        for trial, of_trial in measured.outcomes.items()
+        _cost(trial, of_trial, {} if trial.arm.policy == "dense" else ours, measured.dense_right)
+        for trial, of_trial in every.items()
     ]
 
 
@@ -97,10 +100,12 @@ def _cost(trial: Trial, found: Sequence[Outcome], base: Mapping[int, Outcome], d
     )
 
 
-def choose(found: Sequence[Cost], valued: Tensor, tolerance: float) -> Choice:
+def choose(found: Sequence[Cost], valued: Tensor, weights: tuple[float, ...], tolerance: float) -> Choice:
     """
     Args:
+        found: of the third round.
         valued: [L, L], correlations of the question's rows with value norms.
+        weights: of `choose_weights`.
         tolerance: KL in nats.
     """
     layers = len(valued)
@@ -108,10 +113,17 @@ def choose(found: Sequence[Cost], valued: Tensor, tolerance: float) -> Choice:
     return Choice(
         score_layers=score_layers,
         correlation=served(valued, score_layers),
+        layer_weights=weights,
         propagate=_cheapest(_of("propagation", found), layers, tolerance),
         sparse=_sparse(_of("sparse", found), tolerance),
-        layer_budgets=_shape(found),
     )
+
+
+def choose_weights(found: Sequence[Cost]) -> tuple[float, ...]:
+    """From the costs of the second round, of which equal budgets are the first; empty: they are best."""
+    tried = [cost for cost in found[1:] if cost.decides and cost.lost <= 0]
+    better = [cost for cost in tried if cost.above < -max(2 * cost.error, 0.1 * found[0].kl)]
+    return min(better, key=lambda cost: cost.kl).trial.arm.layer_weights if better else ()
 
 
 def low_layers(layers: int) -> int:
@@ -160,13 +172,6 @@ def _sparse(tried: Sequence[Cost], tolerance: float) -> bool | None:
     if not tried or not all(cost.decides for cost in tried):
         return None
     return all(cost.within(tolerance) for cost in tried)
-
-
-def _shape(found: Sequence[Cost]) -> str:
-    base = found[0].kl if found else 0.0
-    shapes = [cost for cost in _of("layer budgets", found) if cost.decides and cost.lost <= 0]
-    better = [cost for cost in shapes if cost.above < -max(2 * cost.error, 0.1 * base)]
-    return min(better, key=lambda cost: cost.kl).trial.name if better else UNIFORM
 
 
 def _of(kind: Kind, found: Sequence[Cost]) -> list[Cost]:

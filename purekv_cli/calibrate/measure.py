@@ -11,7 +11,7 @@ from purekv_cli.calibrate.questions import asked_of
 from purekv_cli.calibrate.trials import Trial
 from purekv_cli.errors import UsageError
 from purekv_cli.eval.records import Item
-from purekv_cli.eval.replay_plans import Plan, Plans
+from purekv_cli.eval.replay_plans import Plans
 from purekv_cli.eval.replay_prefill import Captured, captured
 from purekv_cli.eval.replay_rows import Asked, Row, tell
 from purekv_cli.method.config import Observe
@@ -48,9 +48,16 @@ class Measured:
 
     @torch.inference_mode()
     def add(
-        self, adapter: Adapter, items: Sequence[Item], frames: Frames, tried: Sequence[Trial], longest: int
+        self,
+        adapter: Adapter,
+        items: Sequence[Item],
+        frames: Frames,
+        tried: Sequence[Trial],
+        longest: int,
+        *,
+        correlate: bool = False,
     ) -> None:
-        """Measure one clip.
+        """Measure one clip; the correlations between its layers only where they are asked for.
 
         Raises:
             UsageError: the model's decoder is not of the build that can be read layer by layer.
@@ -64,7 +71,8 @@ class Measured:
         every = asked_of(clip, items, longest)
         plans = Plans(clip, every)
         for number, asked in enumerate(every):
-            self._correlate(clip, asked, first=number == 0)
+            if correlate:
+                self._correlate(clip, asked, first=number == 0)
             self._try(clip, asked, tried, plans, number, longest)
             self.questions += 1
         self.videos += 1
@@ -79,15 +87,12 @@ class Measured:
     def _try(
         self, clip: Captured, asked: Asked, tried: Sequence[Trial], plans: Plans, number: int, longest: int
     ) -> None:
-        arms = list(dict.fromkeys(arm for trial in tried for arm in trial.arms))
-        planned = dict(zip(arms, plans.of(number, arms), strict=True))
         rows: dict[Trial, Row] = {}
-        for trial in tried:
-            parts = [planned[arm] for arm in trial.arms]
-            if wrong := next((part for part in parts if isinstance(part, str)), None):
-                self.errors.setdefault(trial, wrong)
+        for trial, plan in zip(tried, plans.of(number, [trial.arm for trial in tried]), strict=True):
+            if isinstance(plan, str):
+                self.errors.setdefault(trial, plan)
             else:
-                rows[trial] = _put_together([part.row for part in parts if isinstance(part, Plan)])
+                rows[trial] = plan.row
         total = clip.length * len(clip.states)
         told = tell(clip, asked, [*rows.values(), Row((), False, False)])
         answer, cut = asked.truth.tolist(), len(asked.truth) == longest  # one that was cut short has no end
@@ -96,13 +101,6 @@ class Measured:
         for (trial, row), (_, kl, _), fine in zip(rows.items(), told, right, strict=False):
             outcome = Outcome(self.videos, self.questions, kl, fine, _entries(row, total) / total)
             self.outcomes.setdefault(trial, []).append(outcome)
-
-
-def _put_together(rows: Sequence[Row]) -> Row:
-    """Every layer from its own row."""
-    if len(rows) == 1:
-        return rows[0]
-    return Row(tuple(row.kept[layer] for layer, row in enumerate(rows)), any(r.holes for r in rows), False)
 
 
 def _entries(row: Row, total: int) -> int:

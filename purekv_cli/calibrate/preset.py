@@ -7,7 +7,6 @@ from typing import Any
 
 from purekv_cli.calibrate.choose import ENOUGH, Choice, Cost, work
 from purekv_cli.calibrate.table import rows
-from purekv_cli.calibrate.trials import UNIFORM
 from purekv_cli.presets import choose as preset_of
 from purekv_cli.settings import ClipSettings
 
@@ -32,10 +31,10 @@ def to_toml(
         lines.append(f'propagate = "{choice.propagate.layer}:{choice.propagate.share:g}"  # {left:.0%} of the work')
     else:
         lines.append(f"# propagation: off, no layer and share within the tolerance{few}")
-    if choice.layer_budgets == UNIFORM:
-        lines.append(f"# budgets by layer: uniform, no shape of equal bytes is clearly better{few}")
+    if choice.layer_weights:
+        lines.append(f"layer_weights = {list(choice.layer_weights)}")
     else:
-        lines.append(f"# budgets by layer: {choice.layer_budgets!r} was better at equal bytes; no dial sets that yet")
+        lines.append(f"# layer_weights: equal, no shape of equal bytes is clearly better{few}")
     if choice.sparse is not None:
         lines += ["", "[method.sparse]", f"enabled = {_text(choice.sparse)}"]
     clip = _clip(preset_of(None, names).clip)

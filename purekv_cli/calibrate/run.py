@@ -4,7 +4,7 @@ import datetime
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,12 @@ import transformers
 from purekv_cli import __version__
 from purekv_cli.bench.request import read_budgets, read_names
 from purekv_cli.calibrate import draw
-from purekv_cli.calibrate.choose import LOST, Choice, Cost, choose, costs, low_layers
+from purekv_cli.calibrate.choose import LOST, Choice, Cost, choose, choose_weights, costs, low_layers
 from purekv_cli.calibrate.correlation import Matrix
 from purekv_cli.calibrate.measure import Measured
 from purekv_cli.calibrate.preset import command, to_toml
 from purekv_cli.calibrate.table import blocks, rows
-from purekv_cli.calibrate.trials import Trial, trials
+from purekv_cli.calibrate.trials import Trial, dials, shapes, survey
 from purekv_cli.commands.model import ChosenModel, choose_model
 from purekv_cli.commands.options import ClipFlags, ModelFlags
 from purekv_cli.demo.clips import HELD_OUT_SEEDS, SUITES
@@ -28,7 +28,7 @@ from purekv_cli.eval.datasets import DataSet
 from purekv_cli.eval.export import check_target
 from purekv_cli.eval.records import Item
 from purekv_cli.eval.request import World
-from purekv_cli.eval.source import ClipWorld, Files, Source
+from purekv_cli.eval.source import ClipWorld, Files, Source, Video
 from purekv_cli.method.config import Observe
 from purekv_cli.method.policies import POLICIES
 from purekv_cli.models import registry
@@ -36,9 +36,11 @@ from purekv_cli.report.record import SCHEMA_VERSION, dumps
 from purekv_cli.report.units import clock
 from purekv_cli.settings import settle
 from purekv_cli.terminal import Terminal
+from purekv_cli.video.frames import Frames
 
 if TYPE_CHECKING:
     from purekv_cli.commands.calibrate import CalibrateFlags
+    from purekv_cli.models.base import Adapter
 
 ASKED = "What happens in this video?"
 LONGEST_ANSWER = 48  # tokens of dense's own answer; --max-tokens says otherwise
@@ -67,17 +69,25 @@ def run(
     else:
         data = DataSet("videos", Path(), tuple(_items(videos, questions or (ASKED,))), ())
         source = Files(data, ("videos",), None, settings, chosen)
-    tried = trials(chosen.geometry.layers, budgets, policies, low_layers(chosen.geometry.layers))
     longest = model.max_tokens or LONGEST_ANSWER
-    measured = _measure(source, chosen, settings.model.device, tried, longest, terminal)
-    matrices, found = measured.matrices(), costs(measured)
-    choice = choose(found, matrices["question"].valued, flags.tolerance)
+    clips, adapter = _read(source, terminal), _load(chosen, settings.model.device, terminal)
+    layers = chosen.geometry.layers
+    pen = _Round(adapter, clips, longest, terminal)
+    surveyed = pen.measure("1 of 3, layers", survey(layers, budgets[0], low_layers(layers)), correlate=True)
+    matrices, of_layers = surveyed.matrices(), costs(surveyed, first_is_base=False)
+    harm = [cost.kl for cost in of_layers if cost.trial.kind == "starved"]
+    shaped = costs(pen.measure("2 of 3, layer budgets", shapes(layers, harm, min(budgets))))
+    weights = choose_weights(shaped)
+    measured = pen.measure("3 of 3, costs", dials(layers, budgets, policies, weights))
+    costs_of_dials = costs(measured)
+    choice = choose(costs_of_dials, matrices["question"].valued, weights, flags.tolerance)
+    found = [*of_layers, *shaped, *costs_of_dials]
     facts = _facts(chosen, measured, world, videos, flags)
     name = chosen.source.name
     toml = to_toml(name, chosen.names, budgets[0], choice, found, facts)
     for line in (*rows(found), *blocks(matrices["question"])):
         terminal.note(line, style="")
-    terminal.write(dumps(_record(facts, choice, found, matrices, measured)) if flags.json else toml)
+    terminal.write(dumps(_record(facts, choice, found, matrices)) if flags.json else toml)
     if flags.output:
         flags.output.write_text(toml, encoding="utf-8")
         terminal.note(f"written: {flags.output}; use it with --preset {flags.output}")
@@ -87,30 +97,49 @@ def run(
         terminal.note(f"written: {flags.plot}")
 
 
-def _measure(
-    source: Source, chosen: ChosenModel, device: str, tried: Sequence[Trial], longest: int, terminal: Terminal
-) -> Measured:
-    stages = terminal.stages()
-    try:
-        adapter = chosen.load(device, terminal, stages.update)  # type: ignore[arg-type]
-    finally:
-        stages.clear()
-    measured, began, total = Measured(), time.monotonic(), len(source.videos)
-    for number, (video, frames) in enumerate(source.read(source.videos), 1):
+def _read(source: Source, terminal: Terminal) -> list[tuple[Video, Frames]]:
+    """All clips, a few as they are: every round reads them."""
+    clips = []
+    for video, frames in source.read(source.videos):
         if isinstance(frames, PureKVError):
             terminal.note(f"{source.short(video[0].video)}: {frames}", style="yellow")
-            continue
-        measured.add(adapter, video, frames, tried, longest)
-        spent = time.monotonic() - began
-        about = f", about {clock(spent / number * (total - number))} left" if number < total else ""
-        terminal.note(f"purekv calibrate: {number} of {total} clips, {clock(spent)}{about}")
-    if not measured.videos:
+        else:
+            clips.append((video, frames))
+    if not clips:
         raise UnreadableInput("none of the videos could be read", "The lines above say why.")
-    if tried[0] in measured.errors:  # everything is held against it
-        raise UsageError(measured.errors[tried[0]], "Name a larger first --budget.")
-    for trial, wrong in measured.errors.items():
-        terminal.note(f"not measured: {trial.kind}, {trial.name}: {wrong}", style="yellow")
-    return measured
+    return clips
+
+
+def _load(chosen: ChosenModel, device: str, terminal: Terminal) -> "Adapter":
+    stages = terminal.stages()
+    try:
+        return chosen.load(device, terminal, stages.update)  # type: ignore[arg-type]
+    finally:
+        stages.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What every round has at hand."""
+
+    adapter: "Adapter"
+    clips: Sequence[tuple[Video, Frames]]
+    longest: int
+    terminal: Terminal
+
+    def measure(self, name: str, tried: Sequence[Trial], correlate: bool = False) -> Measured:
+        """Raises UsageError if the first trial, which the others are held against, could not be measured."""
+        measured, began, total = Measured(), time.monotonic(), len(self.clips)
+        for number, (video, frames) in enumerate(self.clips, 1):
+            measured.add(self.adapter, video, frames, tried, self.longest, correlate=correlate)
+            spent = time.monotonic() - began
+            about = f", about {clock(spent / number * (total - number))} left" if number < total else ""
+            self.terminal.note(f"purekv calibrate: round {name}: {number} of {total} clips, {clock(spent)}{about}")
+        if tried[0] in measured.errors:
+            raise UsageError(measured.errors[tried[0]], "Name a larger --budget, or longer clips.")
+        for trial, wrong in measured.errors.items():
+            self.terminal.note(f"not measured: {trial.kind}, {trial.name}: {wrong}", style="yellow")
+        return measured
 
 
 def _world(flags: "CalibrateFlags", questions: Sequence[str]) -> World:
@@ -177,7 +206,6 @@ def _record(
     choice: Choice,
     found: Sequence[Cost],
     matrices: dict[Observe, Matrix],
-    measured: Measured,
 ) -> dict[str, Any]:
     """For --json."""
     trial = [asdict(cost) | {"trial": cost.trial.name, "kind": cost.trial.kind} for cost in found]
@@ -186,7 +214,6 @@ def _record(
         **facts,
         "choice": asdict(choice),
         "costs": trial,
-        "not_measured": {f"{trial.kind}, {trial.name}": wrong for trial, wrong in measured.errors.items()},
         "correlations": {
             observe: {
                 "plain": matrix.plain.tolist(),

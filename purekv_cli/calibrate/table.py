@@ -5,26 +5,28 @@ from collections.abc import Sequence
 
 from purekv_cli.calibrate.choose import Cost
 from purekv_cli.calibrate.correlation import Matrix
+from purekv_cli.calibrate.trials import Kind
 
 _BLOCKS = " ░▒▓█"
-_TITLES = {
-    "budget": "Policies at budgets, question known",
-    "score layer": "purekv-paper from one score layer, at the first budget",
-    "propagation": "Propagation LAYER:SHARE, at the first budget",
-    "sparse": "ST-SpAttn in prefill",
-    "layer budgets": "Budgets by layer, equal bytes",
+_TITLES: dict[Kind, tuple[str, str]] = {
+    "starved": ("A tenth of the video in these layers, all in others", "dense"),
+    "score layer": ("purekv-paper from one score layer", "dense"),
+    "layer budgets": ("Layers share the smallest budget", "equal"),
+    "budget": ("Policies at budgets, question known", "the first row"),
+    "propagation": ("Propagation LAYER:SHARE", "the first row above"),
+    "sparse": ("ST-SpAttn in prefill", "the same without"),
 }
 
 
 def rows(found: Sequence[Cost]) -> list[str]:
     """One line a trial under a heading for each kind."""
     lines: list[str] = []
-    kind = None
+    kind: Kind | None = None
     for cost in found:
         if cost.trial.kind != kind:
             kind = cost.trial.kind
-            above = "above dense" if kind == "sparse" else "above the first row"
-            lines.append(f"{_TITLES[kind]:<54}  right      KL in nats  {above} (+- one standard error)")
+            title, base = _TITLES[kind]
+            lines.append(f"{title:<54}  right      KL in nats  above {base} (+- one standard error)")
         error = f" +- {cost.error:.4f}" if math.isfinite(cost.error) else ""
         right = f"{cost.right}/{cost.asked}"
         lines.append(f"  {cost.trial.name:<52}  {right:<9}  {cost.kl:<10.4f}  {cost.above:+.4f}{error}")

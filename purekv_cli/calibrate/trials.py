@@ -1,4 +1,4 @@
-"""What is tried out on every question: arms of the quality bench, some put together layer by layer."""
+"""What is tried out on every question: arms of the quality bench, in three rounds that build on each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,22 +7,28 @@ from typing import Literal
 from purekv_cli.eval.arms import Arm
 from purekv_cli.method.config import MethodConfig
 
-Kind = Literal["budget", "score layer", "propagation", "sparse", "layer budgets"]
+Kind = Literal["starved", "score layer", "layer budgets", "budget", "propagation", "sparse"]
 OURS, PAPER = "purekv", "purekv-paper"
-UNIFORM = "uniform"
-BANDS = 8  # neighbouring layers that change their budget together, at most so many groups of them
+BANDS = 8  # neighbouring layers whose budget changes together, at most so many groups of them
+STARVED = 0.1  # of its video entries is left to a starved band
+LEAST = 0.05  # weight of a layer that does without, against the one that can least
 FLOW_LAYERS, FLOW_SHARES = 7, (0.5, 0.35, 0.2)
 
 
 @dataclass(frozen=True)
-class Scored(Arm):
-    """purekv-paper with score layers of its own."""
+class Dialled(Arm):
+    """An arm with dials that otherwise the model's preset turns."""
 
     score_layers: tuple[int, ...] = (0, 1)
+    layer_weights: tuple[float, ...] = ()
 
     @property
     def config(self) -> MethodConfig:
-        return replace(super().config, score_layers=self.score_layers)
+        return replace(super().config, score_layers=self.score_layers, layer_weights=self.layer_weights)
+
+    def of_model(self, name: str) -> MethodConfig:
+        """What is to be calibrated is not taken from the preset that the model has."""
+        return self.config
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,35 +37,72 @@ class Trial:
 
     kind: Kind
     name: str
-    arms: tuple[Arm, ...]  # one for all layers, or one a layer: each layer keeps what its own arm would
+    arm: Dialled
 
 
-def trials(layers: int, budgets: Sequence[float], policies: Sequence[str], low: int) -> list[Trial]:
-    """All of them; the first is ours at the first budget, which the others are held against.
+def survey(layers: int, budget: float, low: int) -> list[Trial]:
+    """First: which layers can do with few entries while all others keep theirs; purekv-paper from each low layer."""
+    found = []
+    for band in bands(layers):
+        weights = tuple(STARVED if layer in band else 1.0 for layer in range(layers))
+        arm = Dialled(OURS, f"{sum(weights) / layers:.6f}", "known", layer_weights=weights)
+        found.append(Trial("starved", _named(band), arm))
+    for layer in range(low):
+        arm = Dialled(PAPER, f"{budget:g}", "known", score_layers=(layer,))
+        found.append(Trial("score layer", f"layer {layer}", arm))
+    return found
+
+
+def shapes(layers: int, harm: Sequence[float], budget: float) -> list[Trial]:
+    """Second: how the layers may share a budget. Equal ones come first; the others weigh by the harm of starving.
 
     Args:
-        budgets: shares of the cache; the first one is the preset's.
-        low: score layers are looked for under this one.
+        harm: KL of every band, starved.
     """
-    first = budgets[0]
+    of_layer = [kl for band, kl in zip(bands(layers), harm, strict=True) for _ in band]
+    most = max(of_layer, default=0.0) or 1.0
+    shaped = {"equal": [], "falling": _ramp(layers), "rising": _ramp(layers)[::-1]}
+    for power, name in ((1.0, "harm"), (0.5, "square root of harm"), (0.25, "fourth root of harm")):
+        shaped[name] = [max(LEAST, (max(0.0, kl) / most) ** power) for kl in of_layer]
+    return [
+        Trial(
+            "layer budgets",
+            name,
+            Dialled(OURS, f"{budget:g}", "known", layer_weights=tuple(round(weight, 2) for weight in weights)),
+        )
+        for name, weights in shaped.items()
+    ]
+
+
+def dials(layers: int, budgets: Sequence[float], policies: Sequence[str], weights: tuple[float, ...]) -> list[Trial]:
+    """Third, with the layers' weights: what policies, propagation and sparse attention cost.
+
+    Args:
+        budgets: shares of the cache. Ours at the first one, the preset's, comes first.
+    """
+    first = f"{budgets[0]:g}"
+    ours = Dialled(OURS, first, "known", layer_weights=weights)
     found = [
-        Trial("budget", f"{policy} {budget:g}", (Arm(policy, f"{budget:g}", "known"),))
+        Trial("budget", f"{policy} {budget:g}", replace(ours, policy=policy, budget=f"{budget:g}"))
         for policy in dict.fromkeys((OURS, *policies))
         for budget in budgets
     ]
     found += [
-        Trial("score layer", f"layer {layer}", (Scored(PAPER, f"{first:g}", "known", score_layers=(layer,)),))
-        for layer in range(low)
-    ]
-    found += [
-        Trial("propagation", f"{layer}:{share:g}", (Arm(OURS, f"{first:g}", "known", f"{layer}:{share:g}"),))
+        Trial("propagation", way, replace(ours, propagate=way))
         for layer in flow_layers(layers)
         for share in FLOW_SHARES
-        if share >= first
+        if share >= budgets[0]
+        for way in [f"{layer}:{share:g}"]
     ]
-    found.append(Trial("sparse", "dense", (Arm("dense", "1", "unknown", None, True),)))
-    found.append(Trial("sparse", f"{OURS} {first:g}", (Arm(OURS, f"{first:g}", "known", None, True),)))
-    return found + layer_budgets(layers, first)
+    found.append(Trial("sparse", "dense", Dialled("dense", "1", "unknown", sparse=True)))
+    found.append(Trial("sparse", f"{OURS} {first}", replace(ours, sparse=True)))
+    return found
+
+
+def bands(layers: int) -> list[range]:
+    """The layers in groups of neighbours, each alone in a small model."""
+    count = min(BANDS, layers)
+    return [range(band * layers // count, (band + 1) * layers // count) for band in range(count)]
 
 
 def flow_layers(layers: int) -> list[int]:
@@ -68,20 +111,9 @@ def flow_layers(layers: int) -> list[int]:
     return sorted({round((at + 1) * layers / (count + 1)) for at in range(count)})
 
 
-def layer_budgets(layers: int, mean: float) -> list[Trial]:
-    """Shapes of equal bytes: falling, rising, and a band of layers with half as much or half as much again."""
-    if layers < 2:
-        return []
-    ramp = [1.5 - layer / (layers - 1) for layer in range(layers)]
-    shapes = {"falling": ramp, "rising": ramp[::-1]}
-    bands = min(BANDS, layers)
-    for band in range(bands):
-        inside = range(band * layers // bands, (band + 1) * layers // bands)
-        for name, factor in (("less", 0.5), ("more", 1.5)):
-            rest = (layers - factor * len(inside)) / (layers - len(inside))
-            where = f"{inside[0]}" if len(inside) == 1 else f"{inside[0]}-{inside[-1]}"
-            shapes[f"{name} in {where}"] = [factor if layer in inside else rest for layer in range(layers)]
-    return [
-        Trial("layer budgets", name, tuple(Arm(OURS, f"{min(1.0, mean * factor):.6f}", "known") for factor in factors))
-        for name, factors in shapes.items()
-    ]
+def _named(band: range) -> str:
+    return f"layer {band[0]}" if len(band) == 1 else f"layers {band[0]} to {band[-1]}"
+
+
+def _ramp(layers: int) -> list[float]:
+    return [1.5 - layer / max(1, layers - 1) for layer in range(layers)]

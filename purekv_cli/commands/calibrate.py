@@ -32,7 +32,7 @@ class CalibrateFlags:
     ] = "0.2,0.1,0.05"
     policy: Annotated[
         str, _own("--policy", help="Policies tried at all of them.", metavar="LIST", show_default=True)
-    ] = "purekv,purekv-paper,random"
+    ] = "purekv,purekv-uniform,purekv-paper,random"
     tolerance: Annotated[
         float,
         _own("--tolerance", help="KL in nats that propagation or sparsity may add.", metavar="NATS", show_default=True),

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from purekv_cli.calibrate.choose import best_score_layers, choose, costs, served, work
+from purekv_cli.calibrate.choose import Choice, best_score_layers, choose_weights, costs, served, work
+from purekv_cli.calibrate.choose import choose as choose_all
 from purekv_cli.calibrate.measure import Measured, Outcome
-from purekv_cli.calibrate.trials import Kind, Trial
-from purekv_cli.eval.arms import Arm
+from purekv_cli.calibrate.trials import Dialled, Kind, Trial
 from purekv_cli.method.config import Propagation
 
-OURS = Trial("budget", "purekv 0.2", (Arm("purekv", "0.2", "known"),))
+OURS = Trial("budget", "purekv 0.2", Dialled("purekv", "0.2", "known"))
 FLAT = torch.eye(8)
+RISING = (0.5, 1.5)
 
 
 def measured(*others: tuple[Trial, list[float], int], videos: int = 4, questions: int = 25) -> Measured:
@@ -25,12 +26,17 @@ def measured(*others: tuple[Trial, list[float], int], videos: int = 4, questions
     return Measured(videos, asked, asked, outcomes={OURS: outcomes([0.01] * videos, 0)} | found)
 
 
+def choose(seen: Measured, tolerance: float = 0.02) -> Choice:
+    return choose_all(costs(seen), FLAT, (), tolerance)
+
+
 def flow(name: str) -> Trial:
     return trial("propagation", name)
 
 
 def trial(kind: Kind, name: str, policy: str = "purekv") -> Trial:
-    return Trial(kind, name, (Arm(policy, "0.2", "known"),))
+    weights = RISING if kind == "layer budgets" else ()
+    return Trial(kind, name, Dialled(policy, "0.2", "known", layer_weights=weights))
 
 
 def test_the_cheapest_propagation_within_the_tolerance_is_taken() -> None:
@@ -40,8 +46,8 @@ def test_the_cheapest_propagation_within_the_tolerance_is_taken() -> None:
         (flow("4:0.5"), [0.01] * 4, 0),
         (flow("6:0.2"), [0.01] * 4, 0),
     )
-    assert choose(costs(seen), FLAT, 0.02).propagate == Propagation(4, 0.35)
-    assert choose(costs(seen), FLAT, 0.05).propagate == Propagation(2, 0.35)
+    assert choose(seen).propagate == Propagation(4, 0.35)
+    assert choose(seen, 0.05).propagate == Propagation(2, 0.35)
     assert work(Propagation(4, 0.35), 8) < work(Propagation(4, 0.5), 8) < work(Propagation(6, 0.2), 8) == 0.8
 
 
@@ -53,7 +59,7 @@ def test_a_cheap_propagation_is_not_taken_by_luck() -> None:
         (flow("4:0.2"), [0.01] * 4, 0),
         (flow("4:0.35"), [0.01] * 4, 0),
     )
-    assert choose(costs(seen), FLAT, 0.02).propagate == Propagation(4, 0.2)
+    assert choose(seen).propagate == Propagation(4, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +68,7 @@ def test_a_cheap_propagation_is_not_taken_by_luck() -> None:
     ids=["two answers of a hundred are lost", "clips differ by more than the mean allows"],
 )
 def test_propagation_stays_off_where_it_may_harm(kls: list[float], wrong: int) -> None:
-    assert choose(costs(measured((flow("4:0.35"), kls, wrong))), FLAT, 0.02).propagate is None
+    assert choose(measured((flow("4:0.35"), kls, wrong))).propagate is None
 
 
 @pytest.mark.parametrize(("videos", "questions"), [(1, 25), (4, 4)])
@@ -70,12 +76,13 @@ def test_one_clip_or_few_questions_decide_nothing(videos: int, questions: int) -
     seen = measured(
         (flow("4:0.35"), [0.01] * videos, 0),
         (trial("sparse", "dense", "dense"), [0.0] * videos, 0),
-        (trial("layer budgets", "rising"), [0.0] * videos, 0),
         videos=videos,
         questions=questions,
     )
-    choice = choose(costs(seen), FLAT, 0.02)
-    assert (choice.propagate, choice.sparse, choice.layer_budgets) == (None, None, "uniform")
+    choice = choose(seen)
+    assert (choice.propagate, choice.sparse) == (None, None)
+    shaped = measured((trial("layer budgets", "rising"), [0.0] * videos, 0), videos=videos, questions=questions)
+    assert choose_weights(costs(shaped)) == ()
 
 
 @pytest.mark.parametrize(("dense", "pruned", "on"), [(0.0, 0.01, True), (0.03, 0.01, False), (0.0, 0.04, False)])
@@ -83,26 +90,28 @@ def test_sparse_attention_must_cost_nothing_with_and_without_pruning(dense: floa
     seen = measured(
         (trial("sparse", "dense", "dense"), [dense] * 4, 0), (trial("sparse", "purekv 0.2"), [pruned] * 4, 0)
     )
-    assert choose(costs(seen), FLAT, 0.02).sparse is on
+    assert choose(seen).sparse is on
 
 
 def test_what_could_not_be_tried_stays_as_it_is() -> None:
-    assert choose(costs(measured()), FLAT, 0.02).sparse is None
+    assert choose(measured()).sparse is None
 
 
 @pytest.mark.parametrize(
-    ("kls", "wrong", "shape"),
+    ("kls", "wrong", "weights"),
     [
-        ([0.005] * 4, 0, "rising"),
-        ([0.0095] * 4, 0, "uniform"),
-        ([0.0, 0.0, 0.0, 0.03], 0, "uniform"),
-        ([0.005] * 4, 1, "uniform"),
+        ([0.005] * 4, 0, RISING),
+        ([0.0095] * 4, 0, ()),
+        ([0.0, 0.0, 0.0, 0.03], 0, ()),
+        ([0.005] * 4, 1, ()),
     ],
     ids=["better", "hardly better", "not for sure", "an answer less"],
 )
-def test_layer_budgets_stay_uniform_unless_a_shape_is_clearly_better(kls: list[float], wrong: int, shape: str) -> None:
+def test_layers_stay_equal_unless_a_shape_is_clearly_better(
+    kls: list[float], wrong: int, weights: tuple[float, ...]
+) -> None:
     seen = measured((trial("layer budgets", "rising"), kls, wrong))
-    assert choose(costs(seen), FLAT, 0.02).layer_budgets == shape
+    assert choose_weights(costs(seen)) == weights
 
 
 def test_costs_are_held_against_ours_and_plain_sparsity_against_dense() -> None:
@@ -115,6 +124,12 @@ def test_costs_are_held_against_ours_and_plain_sparsity_against_dense() -> None:
     assert (random.kl, random.above, random.lost) == (pytest.approx(0.6), pytest.approx(0.59), 40)
     assert random.error == pytest.approx(0.1 * (4 / 3) ** 0.5 / 4**0.5)
     assert (sparse.above, sparse.lost) == (pytest.approx(0.03), 3)
+
+
+def test_the_first_round_is_held_against_dense() -> None:
+    seen = measured((trial("starved", "layer 0"), [0.5] * 4, 7))
+    assert [cost.above for cost in costs(seen, first_is_base=False)] == [pytest.approx(0.01), pytest.approx(0.5)]
+    assert [cost.lost for cost in costs(seen, first_is_base=False)] == [0, 7]
 
 
 def test_a_trial_is_held_against_the_same_questions() -> None:

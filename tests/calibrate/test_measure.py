@@ -1,4 +1,4 @@
-"""Measuring by replay: dense's own answers, and trials put together layer by layer."""
+"""Measuring by replay: dense's own answers, and what every trial makes of them."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 
 from purekv_cli.calibrate.measure import Measured
 from purekv_cli.calibrate.questions import asked_of
-from purekv_cli.calibrate.trials import Trial
+from purekv_cli.calibrate.trials import Dialled, Trial
 from purekv_cli.demo.clips import make_clip
 from purekv_cli.eval.arms import Arm
 from purekv_cli.eval.clipworld import clip_frames, items_of
@@ -47,23 +47,24 @@ def test_without_a_truth_denses_own_answer_is_followed(demo: Adapter, clip: tupl
 def test_an_answer_that_is_cut_short_can_be_right(demo: Adapter, clip: tuple[list[Item], Frames]) -> None:
     items, frames = clip
     seen = Measured()
-    whole = Trial("budget", "purekv 1", (Arm("purekv", "1", "known"),))
+    whole = Trial("budget", "purekv 1", Dialled("purekv", "1", "known"))
     seen.add(demo, [replace(items[0], truth="")], frames, [whole], longest=3)
     assert (seen.dense_right, seen.outcomes[whole][0].right) == (1, True)
     assert seen.outcomes[whole][0].kl == pytest.approx(0, abs=1e-5)
 
 
-def test_layers_of_one_budget_each_put_together_are_that_budget(demo: Adapter, clip: tuple[list[Item], Frames]) -> None:
+def test_every_trial_is_told_of_every_question_or_why_not(demo: Adapter, clip: tuple[list[Item], Frames]) -> None:
     items, frames = clip
-    narrow, wide = (Arm("purekv", budget, "known") for budget in ("0.3", "0.5"))
-    whole, parts = Trial("budget", "whole", (narrow,)), Trial("layer budgets", "parts", (narrow,) * 8)
-    mixed = Trial("layer budgets", "mixed", (wide, *(narrow,) * 7))
-    impossible = Trial("budget", "impossible", (Arm("purekv", "0.01", "known"),))
+    ours = Trial("budget", "ours", Dialled("purekv", "0.4", "known"))
+    shaped = Trial("layer budgets", "shaped", Dialled("purekv", "0.4", "known", layer_weights=(2.0, *(1.0,) * 7)))
+    scored = Trial("score layer", "layer 3", Dialled("purekv-paper", "0.4", "known", score_layers=(3,)))
+    impossible = Trial("budget", "impossible", Dialled("purekv", "0.01", "known"))
     seen = Measured()
-    seen.add(demo, items, frames, [whole, parts, mixed, impossible], LONGEST)
-    assert seen.outcomes[whole] == seen.outcomes[parts]
-    first, second = seen.outcomes[whole][0], seen.outcomes[mixed][0]
-    assert second.kept == pytest.approx(first.kept + 0.2 / 8, abs=0.002)
+    seen.add(demo, items, frames, [ours, shaped, scored, impossible], LONGEST, correlate=True)
+    assert [outcome.question for outcome in seen.outcomes[ours]] == [0, 1]
+    first, second, third = (seen.outcomes[trial][0] for trial in (ours, shaped, scored))
+    assert second.kept == pytest.approx(first.kept, abs=0.01)  # equal bytes
+    assert len({first.kl, second.kl, third.kl}) == 3  # and yet not the same
     assert impossible not in seen.outcomes
     assert "text that must stay" in seen.errors[impossible]
     assert (seen.videos, seen.questions) == (1, 2)

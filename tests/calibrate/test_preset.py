@@ -12,40 +12,41 @@ from purekv_cli.calibrate.correlation import Matrix
 from purekv_cli.calibrate.draw import colour, draw
 from purekv_cli.calibrate.preset import to_toml
 from purekv_cli.calibrate.table import blocks, rows
-from purekv_cli.calibrate.trials import Trial
-from purekv_cli.eval.arms import Arm
+from purekv_cli.calibrate.trials import Dialled, Trial
 from purekv_cli.method.config import MethodConfig, Propagation
 from purekv_cli.presets import read_preset
 
 COST = Cost(  # of 12 questions: too few
-    Trial("budget", "purekv 0.2", (Arm("purekv", "0.2", "known"),)), 12, 11, 0.012, 0.2, 0.0, 0.0, 0
+    Trial("budget", "purekv 0.2", Dialled("purekv", "0.2", "known")), 12, 11, 0.012, 0.2, 0.0, 0.0, 0
 )
 
 
 @pytest.mark.parametrize("name", ["demo", "Qwen/Qwen2.5-VL-7B-Instruct", 'odd "name" \\ of [a] folder, ü'])
 @pytest.mark.parametrize("propagate", [None, Propagation(4, 0.35)])
 def test_the_preset_says_what_was_chosen(tmp_path: Path, name: str, propagate: Propagation | None) -> None:
-    path = tmp_path / "mine.toml"
-    choice = Choice((2, 3), 0.41, propagate, propagate is None, "uniform")
+    path, weights = tmp_path / "mine.toml", (1.0, 0.5) if propagate else ()
+    choice = Choice((2, 3), 0.41, weights, propagate, propagate is None)
     path.write_text(to_toml(name, [name], 0.1, choice, [COST], {"layers": 8, "model": name}), encoding="utf-8")
     preset = read_preset(path)
     assert (preset.calibrated, preset.models) == (True, (name,))
     assert (str(preset.method.budget), preset.method.score_layers) == ("0.1", (2, 3))
+    assert preset.method.layer_weights == weights
     assert (preset.method.propagate, preset.method.sparse.enabled) == (propagate, propagate is None)
-    assert "20 questions about two clips are needed to tell" in path.read_text(encoding="utf-8")
-    assert "11/12" in path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    assert ("20 questions about two clips are needed to tell" in text) is (propagate is None)
+    assert "11/12" in text
 
 
 def test_what_is_not_known_stays_the_default(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(to_toml("demo", ["demo"], 0.2, Choice((0,), 0.1, None, None, "uniform"), [COST], {"layers": 8}))
+    path.write_text(to_toml("demo", ["demo"], 0.2, Choice((0,), 0.1, (), None, None), [COST], {"layers": 8}))
     assert "enabled" not in path.read_text()
     assert read_preset(path).method.sparse == MethodConfig().sparse
 
 
 def test_the_clip_settings_are_those_that_the_model_had(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(to_toml("demo", ["demo"], 0.2, Choice((0,), 0.1, None, True, "uniform"), [], {"layers": 8}))
+    path.write_text(to_toml("demo", ["demo"], 0.2, Choice((0,), 0.1, (), None, True), [], {"layers": 8}))
     assert (read_preset(path).clip.max_frames, read_preset(path).clip.sample) == (128, "uniform")
 
 

@@ -1,24 +1,50 @@
-"""What is tried: names, arms, and shapes of equal bytes."""
+"""What is tried in three rounds: names, arms, dials."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purekv_cli.calibrate.trials import BANDS, flow_layers, layer_budgets, trials
+from purekv_cli.calibrate.trials import BANDS, LEAST, STARVED, bands, dials, flow_layers, shapes, survey
+from purekv_cli.method.budget import layer_entries
 from purekv_cli.method.config import Propagation
 
-
-@given(st.integers(2, 90), st.sampled_from([0.05, 0.2, 0.3]))
-def test_shapes_of_layer_budgets_cost_what_uniform_ones_cost(layers: int, mean: float) -> None:
-    shapes = layer_budgets(layers, mean)
-    assert len(shapes) == 2 + 2 * min(BANDS, layers)
-    for trial in shapes:
-        shares = [float(arm.budget) for arm in trial.arms]
-        assert len(shares) == layers
-        assert sum(shares) / layers == pytest.approx(mean, rel=1e-4), trial.name
+LAYERS = st.integers(2, 90)
 
 
-@given(st.integers(2, 90))
+@given(LAYERS)
+def test_bands_are_neighbours_and_hold_every_layer_once(layers: int) -> None:
+    assert [layer for band in bands(layers) for layer in band] == list(range(layers))
+    assert len(bands(layers)) == min(BANDS, layers)
+
+
+@given(LAYERS, st.integers(1000, 20000))
+def test_a_starved_band_keeps_a_tenth_and_all_others_everything(layers: int, video: int) -> None:
+    for trial, band in zip(survey(layers, 0.2, low=0), bands(layers), strict=True):
+        mean = trial.arm.config.budget.entries(video, 0, 1)  # a prompt of nothing but its video
+        weights = trial.arm.config.layer_weights
+        kept = [layer_entries(mean, 0, video, weights, layer) for layer in range(layers)]
+        for layer in range(layers):
+            wanted = STARVED * video if layer in band else video
+            assert kept[layer] == pytest.approx(wanted, abs=layers + 2)
+
+
+def test_layers_weigh_what_starving_them_costs() -> None:
+    tried = {trial.name: trial.arm.config.layer_weights for trial in shapes(4, [0.09, 0.0, 0.01, 1.0], 0.05)}
+    assert next(iter(tried)) == "equal"
+    assert tried["equal"] == ()
+    assert tried["harm"] == (0.09, LEAST, LEAST, 1.0)
+    assert tried["square root of harm"] == (0.3, LEAST, 0.1, 1.0)
+    assert tried["rising"] == tried["falling"][::-1]
+    assert sum(tried["rising"]) == pytest.approx(4, abs=0.02)
+
+
+@given(st.lists(st.floats(0, 20), min_size=1, max_size=BANDS))
+def test_any_harm_makes_weights_that_a_preset_may_hold(harm: list[float]) -> None:
+    for trial in shapes(len(harm), harm, 0.1):
+        assert len(trial.arm.config.layer_weights) in (0, len(harm))  # and none is refused by the dials
+
+
+@given(LAYERS)
 def test_propagation_is_tried_from_layers_inside_the_model(layers: int) -> None:
     tried = flow_layers(layers)
     assert tried[0] >= 1
@@ -26,14 +52,15 @@ def test_propagation_is_tried_from_layers_inside_the_model(layers: int) -> None:
     assert len(tried) == min(7, layers - 1)
 
 
-def test_the_first_trial_is_ours_at_the_presets_budget() -> None:
-    tried = trials(8, [0.3, 0.1], ["random"], low=4)
-    assert (tried[0].arms[0].policy, tried[0].arms[0].budget) == ("purekv", "0.3")
+def test_the_third_round_has_the_weights_and_begins_with_ours_at_the_presets_budget() -> None:
+    tried = dials(8, [0.3, 0.1], ["random"], (1.0, 2.0))
+    assert (tried[0].arm.policy, tried[0].arm.budget) == ("purekv", "0.3")
     shares = {Propagation.parse(trial.name).share for trial in tried if trial.kind == "propagation"}  # type: ignore[union-attr]
     assert shares == {0.5, 0.35}  # a share below the budget would be the budget
+    assert {trial.arm.config.layer_weights for trial in tried if trial.arm.policy == "purekv"} == {(1.0, 2.0)}
 
 
-def test_a_score_layer_reaches_the_policys_dials() -> None:
-    scored = [trial.arms[0].config for trial in trials(8, [0.2], [], low=4) if trial.kind == "score layer"]
+def test_dials_are_the_trials_own_and_not_the_presets() -> None:
+    scored = [trial.arm.of_model("demo") for trial in survey(8, 0.2, low=4) if trial.kind == "score layer"]
     assert [config.score_layers for config in scored] == [(0,), (1,), (2,), (3,)]
-    assert {config.policy for config in scored} == {"purekv-paper"}
+    assert {(config.policy, config.layer_weights) for config in scored} == {("purekv-paper", ())}

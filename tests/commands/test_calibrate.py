@@ -34,12 +34,12 @@ def test_two_short_clips_make_a_preset_that_loads(
     assert (correlations["samples"], len(correlations["spread"]["valued"])) == (2 * 2, 8)
     kinds = [cost["kind"] for cost in record["costs"]]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        "budget": 2, "score layer": 4, "propagation": 1, "sparse": 2, "layer budgets": 18,
+        "starved": 8, "score layer": 4, "layer budgets": 6, "budget": 2, "propagation": 1, "sparse": 2,
     }  # fmt: skip
     made = read_preset(preset)
     assert (made.calibrated, made.models, str(made.method.budget)) == (True, ("demo",), "0.3")
     assert list(made.method.score_layers) == record["choice"]["score_layers"]
-    assert "2 of 2 clips" in err
+    assert "round 3 of 3, costs: 2 of 2 clips" in err
     assert Image.open(picture).width > 1000
 
 
