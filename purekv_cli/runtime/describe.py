@@ -33,7 +33,8 @@ def describe(
     mask = mask if mask is not None and mask.shape == ids.shape else None
     config: Any = model.config
     vision = getattr(config, "vision_config", None)
-    video = getattr(config, "video_token_id", getattr(config, "video_token_index", None))
+    names = ("video_token_id", "video_token_index", "image_token_id")  # the last where frames are images to the model
+    video = next((getattr(config, name) for name in names if getattr(config, name, None) is not None), None)
     merge = getattr(vision, "spatial_merge_size", 1)
     grids = given.get("video_grid_thw")
     sizes = [] if grids is None else [(t, h // merge, w // merge) for t, h, w in grids.tolist()]

@@ -361,6 +361,9 @@ def test_attach_finds_the_positions_itself(family: Loaded) -> None:
         out = model.generate(**ids, **inputs.features, max_new_tokens=STEPS.max_tokens, do_sample=False)
     said = out[0, inputs.layout.length :].tolist()
     assert said[: len(answer.token_ids)] == list(answer.token_ids)
+    with attach(model, method(inputs)) as attached:
+        out = model.generate(**ids, **inputs.features, max_new_tokens=2, do_sample=False)
+        assert attached.kept[0].shape[-1] < out.shape[1] - 1  # the video was found, too
 
 
 def test_the_folder_is_laid_out_as_released(family: Loaded) -> None:
