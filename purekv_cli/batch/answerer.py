@@ -5,6 +5,7 @@ where an earlier run broke off. With a policy that never looks at the question, 
 """
 
 import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from purekv_cli.commands.model import ChosenModel, choose_model
 from purekv_cli.errors import OutOfResources
 from purekv_cli.kernels import allow
 from purekv_cli.memory import free_memory
-from purekv_cli.pipeline import Plan, make_plan
+from purekv_cli.pipeline import Plan, Run, make_plan
 from purekv_cli.runtime.events import Answer, Event
 from purekv_cli.settings import Settings
 from purekv_cli.terminal import Terminal
@@ -76,14 +77,16 @@ class VideoAnswerer:
         if ahead:
             self._check_room(plan)
         threads = 1 if ahead else None
-        return Clip(plan, decode(info, plan.sample, plan.size, lambda done, total: check(), threads))
+        frames = decode(info, plan.sample, plan.size, lambda done, total: check(), threads)
+        return Clip(plan, Run(plan)._with_sound(frames))
 
     def open(self, read: Clip, question: str) -> "_Asked":
         from purekv_cli.runtime.engine import Engine
 
+        began = time.perf_counter()
         inputs = self._adapter.prepare(read.frames, question)
-        engine = Engine(self._adapter, read.plan.method)
-        session = engine.open(inputs, decode_seconds=read.frames.decode_seconds)
+        spent = {"decode_seconds": read.frames.decode_seconds, "prepare_seconds": time.perf_counter() - began}
+        session = Engine(self._adapter, read.plan.method).open(inputs, **spent)
         return _Asked(session, self._settings, read.damage)
 
     def _check_room(self, plan: Plan) -> None:

@@ -23,6 +23,7 @@ def identity(settings: Settings, source: Source) -> dict[str, Any]:
     del model["device"], model["offline"]
     chosen = {
         "model": model,
+        "sound": asdict(settings.sound),
         "clip": asdict(clip_settings(preset, settings.clip)),
         "method": asdict(method) | {"budget": str(method.budget), "preset": preset.name},
     }

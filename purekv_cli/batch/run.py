@@ -1,6 +1,5 @@
 """`purekv batch` from its settings to its exit code: find, check, continue, work, sum up."""
 
-import io
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +91,7 @@ def _wanted(request: Request) -> Wanted:
     questions = [question.strip() for question in request.questions if question.strip()]
     if request.questions_file:
         questions += read_questions(request.questions_file)
-    listed = io.TextIOWrapper(sys.stdin.buffer, "utf-8", "surrogateescape") if "-" in request.paths else ()
+    listed = (line.decode("utf-8", "surrogateescape") for line in sys.stdin.buffer)
     wanted = collect(request.paths, questions, listed, probing=request.probing)
     if not wanted.items:
         raise UsageError("there is nothing to ask about", "The list is empty.")

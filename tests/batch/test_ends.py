@@ -25,6 +25,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
         limit = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size,) * 2)) if file_size else None
         return subprocess.Popen(
             [sys.executable, "-m", "tests.batch.stub", "batch", *map(str, arguments), "-q", "why?", "-m", "demo"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -147,6 +148,14 @@ def test_a_folder_that_cannot_be_written(start: Start, stubs: Stubs) -> None:
     code, _, err = ended(start(stubs(a="ok"), "-o", "/proc/out.jsonl"))
     assert code == 2
     assert "cannot write" in err
+
+
+def test_a_list_on_stdin(start: Start, stubs: Stubs, tmp_path: Path) -> None:
+    folder, ledger = stubs(a="ok", b="ok"), tmp_path / "out.jsonl"
+    process = start("-", "-o", ledger, seconds=0)
+    out, _ = process.communicate(f"{folder}/a.mp4\n{folder}/gone.mp4\n", timeout=30)
+    assert (process.returncode, out) == (6, "")
+    assert statuses(ledger) == ["answered", "failed"]
 
 
 def test_json_lines_on_stdout(start: Start, stubs: Stubs) -> None:

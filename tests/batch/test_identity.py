@@ -7,7 +7,7 @@ import pytest
 from purekv_cli.batch.identity import check_same, identity
 from purekv_cli.errors import UsageError
 from purekv_cli.models.registry import resolve
-from purekv_cli.settings import ClipSettings, MethodSettings, ModelSettings, Settings
+from purekv_cli.settings import ClipSettings, MethodSettings, ModelSettings, Settings, SoundSettings
 
 BASE = Settings(model=ModelSettings(model="demo"))
 DEMO = resolve("demo")
@@ -18,6 +18,7 @@ DEMO = resolve("demo")
     [
         (replace(BASE, clip=ClipSettings(max_frames=3)), "max_frames"),
         (replace(BASE, clip=ClipSettings(start=1.0)), "start"),
+        (replace(BASE, sound=SoundSettings(audio=True)), "audio"),
         (replace(BASE, method=MethodSettings(budget="0.5")), "budget"),
         (replace(BASE, method=MethodSettings(dense=True)), "policy"),
         (replace(BASE, method=MethodSettings(propagate="4:0.35")), "propagate"),

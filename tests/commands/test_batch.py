@@ -95,6 +95,7 @@ def test_jobs_have_ranges_of_their_own(purekv: Purekv, clips: Path, tmp_path: Pa
         (("-o", "out.jsonl", "--policy", "purekw"), "'purekv'"),
         (("-o", "out.jsonl", "--propagate", "99:0.4"), "layer from 1 to"),
         (("-o", "out.jsonl", "--top-p", "0"), "top-p"),
+        (("-o", "out.jsonl", "--audio"), "--audio"),
         (("-o", "out.jsonl", "--shard", "3/2"), "1/4"),
         (("-o", "-", "--format", "csv"), "-o out.jsonl"),
     ],
