@@ -75,10 +75,12 @@ def costs(measured: Measured, first_is_base: bool = True) -> list[Cost]:
     """Every trial, in order, held against the first one or else dense; dense with sparse attention against dense."""
     every = measured.outcomes
     ours = {outcome.question: outcome for outcome in next(iter(every.values()), [])} if first_is_base else {}
-    return [
-        _cost(trial, of_trial, {} if trial.arm.policy == "dense" else ours, measured.dense_right)
-        for trial, of_trial in every.items()
-    ]
+    found = []
+    for trial, outcomes in every.items():
+        base = {} if trial.arm.policy == "dense" else ours
+        if both := [outcome for outcome in outcomes if not base or outcome.question in base]:
+            found.append(_cost(trial, both, base, measured.dense_right))
+    return found
 
 
 def _cost(trial: Trial, found: Sequence[Outcome], base: Mapping[int, Outcome], dense_right: int) -> Cost:

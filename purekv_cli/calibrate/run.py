@@ -72,16 +72,16 @@ def run(
     longest = model.max_tokens or LONGEST_ANSWER
     clips, adapter = _read(source, terminal), _load(chosen, settings.model.device, terminal)
     layers = chosen.geometry.layers
-    pen = _Round(adapter, clips, longest, terminal)
-    surveyed = pen.measure("1 of 3, layers", survey(layers, budgets[0], low_layers(layers)), correlate=True)
+    rounds = _Rounds(adapter, clips, longest, terminal)
+    surveyed = rounds.measure("1 of 3, layers", survey(layers, budgets[0], low_layers(layers)), correlate=True)
     matrices, of_layers = surveyed.matrices(), costs(surveyed, first_is_base=False)
     harm = [cost.kl for cost in of_layers if cost.trial.kind == "starved"]
-    shaped = costs(pen.measure("2 of 3, layer budgets", shapes(layers, harm, min(budgets))))
+    shaped = costs(rounds.measure("2 of 3, layer budgets", shapes(layers, harm, min(budgets))))
     weights = choose_weights(shaped)
-    measured = pen.measure("3 of 3, costs", dials(layers, budgets, policies, weights))
-    costs_of_dials = costs(measured)
-    choice = choose(costs_of_dials, matrices["question"].valued, weights, flags.tolerance)
-    found = [*of_layers, *shaped, *costs_of_dials]
+    measured = rounds.measure("3 of 3, costs", dials(layers, budgets, policies, weights))
+    of_dials = costs(measured)
+    choice = choose(of_dials, matrices["question"].valued, weights, flags.tolerance)
+    found = [*of_layers, *shaped, *of_dials]
     facts = _facts(chosen, measured, world, videos, flags)
     name = chosen.source.name
     toml = to_toml(name, chosen.names, budgets[0], choice, found, facts)
@@ -119,8 +119,8 @@ def _load(chosen: ChosenModel, device: str, terminal: Terminal) -> "Adapter":
 
 
 @dataclass(frozen=True, slots=True)
-class _Round:
-    """What every round has at hand."""
+class _Rounds:
+    """What all rounds have at hand."""
 
     adapter: "Adapter"
     clips: Sequence[tuple[Video, Frames]]
@@ -135,7 +135,7 @@ class _Round:
             spent = time.monotonic() - began
             about = f", about {clock(spent / number * (total - number))} left" if number < total else ""
             self.terminal.note(f"purekv calibrate: round {name}: {number} of {total} clips, {clock(spent)}{about}")
-        if tried[0] in measured.errors:
+        if tried[0] not in measured.outcomes:
             raise UsageError(measured.errors[tried[0]], "Name a larger --budget, or longer clips.")
         for trial, wrong in measured.errors.items():
             self.terminal.note(f"not measured: {trial.kind}, {trial.name}: {wrong}", style="yellow")
