@@ -106,9 +106,10 @@ def bands(layers: int) -> list[range]:
 
 
 def flow_layers(layers: int) -> list[int]:
-    """Layers that propagation may begin at: all of a small model, so many spread evenly over a large one."""
-    count = min(FLOW_LAYERS, layers - 1)
-    return sorted({round((at + 1) * layers / (count + 1)) for at in range(count)})
+    """Layers that propagation may begin at, so many spread evenly; from the last one nothing would be saved."""
+    inner = range(1, max(2, layers - 1))
+    count = min(FLOW_LAYERS, len(inner))
+    return [inner[round(at * (len(inner) - 1) / max(1, count - 1))] for at in range(count)]
 
 
 def _named(band: range) -> str:

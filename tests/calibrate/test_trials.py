@@ -47,9 +47,14 @@ def test_any_harm_makes_weights_that_a_preset_may_hold(harm: list[float]) -> Non
 @given(LAYERS)
 def test_propagation_is_tried_from_layers_inside_the_model(layers: int) -> None:
     tried = flow_layers(layers)
-    assert tried[0] >= 1
-    assert tried[-1] < layers
-    assert len(tried) == min(7, layers - 1)
+    assert tried[0] == 1
+    assert tried[-1] == max(1, layers - 2)
+    assert tried == sorted(set(tried))
+    assert len(tried) == min(7, max(1, layers - 2))
+
+
+def test_a_small_model_is_tried_from_every_layer_but_the_last() -> None:
+    assert flow_layers(8) == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_third_round_has_the_weights_and_begins_with_ours_at_the_presets_budget() -> None:
