@@ -62,8 +62,8 @@ def shapes(layers: int, harm: Sequence[float], budget: float) -> list[Trial]:
     of_layer = [kl for band, kl in zip(bands(layers), harm, strict=True) for _ in band]
     most = max(of_layer, default=0.0) or 1.0
     shaped = {"equal": [], "falling": _ramp(layers), "rising": _ramp(layers)[::-1]}
-    for power, name in ((1.0, "harm"), (0.5, "square root of harm"), (0.25, "fourth root of harm")):
-        shaped[name] = [max(LEAST, (max(0.0, kl) / most) ** power) for kl in of_layer]
+    for root, name in ((1, "harm"), (2, "square root of harm"), (3, "third root of harm"), (4, "fourth root of harm")):
+        shaped[name] = [max(LEAST, (max(0.0, kl) / most) ** (1 / root)) for kl in of_layer]
     return [
         Trial(
             "layer budgets",

@@ -34,6 +34,7 @@ def test_layers_weigh_what_starving_them_costs() -> None:
     assert tried["equal"] == ()
     assert tried["harm"] == (0.09, LEAST, LEAST, 1.0)
     assert tried["square root of harm"] == (0.3, LEAST, 0.1, 1.0)
+    assert tried["third root of harm"] == (0.45, LEAST, 0.22, 1.0)
     assert tried["rising"] == tried["falling"][::-1]
     assert sum(tried["rising"]) == pytest.approx(4, abs=0.02)
 
