@@ -76,7 +76,7 @@ class VideoAnswerer:
         plan = make_plan(info, model.geometry, model.names, settings, model.dtype.itemsize, self._room or None)
         if ahead:
             self._check_room(plan)
-        threads = 1 if ahead else None
+        threads = 1 if ahead and self._decoders > 1 else None  # several decoders fill the cores with one each
         frames = decode(info, plan.sample, plan.size, lambda done, total: check(), threads)
         return Clip(plan, Run(plan)._with_sound(frames))
 

@@ -29,7 +29,7 @@ def environments(model: ChosenModel, device: str, workers: int | None, cores: in
 
 
 def decoders_for(workers: int) -> int:
-    """Clips that a worker decodes ahead, with a thread each: as many as its cores allow, and one for answering."""
+    """Clips that a worker decodes ahead: as many as its cores allow, and one core for answering."""
     return max(1, min(DECODERS, cores_here() // workers - 1))
 
 
