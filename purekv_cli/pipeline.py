@@ -127,14 +127,10 @@ def _told(tell: Listener) -> Callable[[int, int], None]:
 
 
 def shares_prefill(method: MethodConfig) -> bool:
-    """Whether questions about one video can share a prefill, because the policy never looks at them.
+    """See `policies.shares_prefill`, which needs torch."""
+    from purekv_cli.method import policies
 
-    Raises:
-        UsageError: no policy has this name.
-    """
-    from purekv_cli.method.policies import make
-
-    return not make(method.policy, method).uses_question
+    return policies.shares_prefill(method)
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from purekv_cli.terminal import Terminal
 from purekv_cli.video.probe import probe
 
 ROOM = "note: free memory has room for about {} of {} video tokens; choose with --max-frames or --max-pixels"
-SHARE = "policy {} reads the question, so the video is prefilled once per question; --observe video shares it"
+SHARE = "policy {} reads the question, so the video is prefilled once per question; --observe template shares it"
 
 
 def answer(video: Path, questions: Sequence[str], settings: Settings) -> None:

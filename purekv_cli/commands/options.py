@@ -28,6 +28,7 @@ class Sample(StrEnum):
 
 class Observe(StrEnum):
     question = "question"
+    template = "template"
     video = "video"
     all = "all"
 
@@ -133,7 +134,9 @@ class MethodFlags:
     observe: Annotated[
         Observe | None,
         _method(
-            "--observe", help="Whose attention is read. `video` ignores the question, so questions share a prefill."
+            "--observe",
+            help="Whose attention is read. `template` (the chat template's tokens, no question) and `video` (its last "
+            "rows) let questions share a prefill.",
         ),
     ] = None
     propagate: Annotated[

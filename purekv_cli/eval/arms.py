@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from purekv_cli.method.budget import Budget
-from purekv_cli.method.config import MethodConfig, Propagation, SparseConfig
+from purekv_cli.method.config import MethodConfig, Observe, Propagation, SparseConfig
 from purekv_cli.method.policies import make
 from purekv_cli.presets import choose
 
 When = Literal["unknown", "known", "prompt"]
 WHENS: tuple[When, ...] = ("unknown", "known", "prompt")
+_UNKNOWN: dict[str | None, Observe] = {None: "video", "": "template"}  # who speaks where the question is unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,8 @@ class Arm:
     when: When
     propagate: str | None = None  # as on the command line, such as "4:0.35"; None: every token flows through all layers
     sparse: bool = False  # the prompt is read with ST-SpAttn, however short; False: densely
-    probe: str | None = (
-        None  # with `unknown`: asked after the video while it is pruned, then forgotten ("" asks nothing
-    )
-    # but feeds the template's tokens); None: nothing follows the video
+    probe: str | None = None  # with `unknown`: asked after the video while it is pruned, then forgotten; "" asks
+    # nothing: only the template's tokens speak, as with --observe template; None: nothing follows the video
 
     @property
     def config(self) -> MethodConfig:
@@ -43,7 +42,7 @@ class Arm:
         return MethodConfig(
             policy=self.policy,
             budget=Budget.parse(self.budget),
-            observe="video" if self.when == "unknown" and self.probe is None else "question",
+            observe=_UNKNOWN.get(self.probe, "question") if self.when == "unknown" else "question",
             sparse=SparseConfig(enabled=self.sparse, min_tokens=0),
             propagate=None if self.propagate is None else Propagation.parse(self.propagate),
         )
@@ -64,7 +63,8 @@ def arms(
 ) -> Iterator[Arm]:
     """Dense once, then every other policy at every budget and moment.
 
-    A policy that looks at the question is given the video alone where the question is unknown: its last rows speak.
+    Where the question is unknown every policy is shown the probe after the video; None: the video alone, and its last
+    rows speak.
 
     Raises:
         UsageError: no such policy, or a budget or propagation that cannot be read.

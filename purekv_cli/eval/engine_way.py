@@ -5,7 +5,6 @@ Works with every model and is slow; `replay` must come to the same answers.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,15 +15,12 @@ from purekv_cli.eval.answers import is_right, prompt
 from purekv_cli.eval.arms import Arm
 from purekv_cli.eval.clipworld import frames_of
 from purekv_cli.eval.records import Graded, Item, graded
-from purekv_cli.method.layout import VideoLayout
 from purekv_cli.models.base import Adapter
-from purekv_cli.runtime.answering import Turn, answering, next_position, text_positions
+from purekv_cli.runtime.answering import next_position, text_positions
 from purekv_cli.runtime.attach import attach
-from purekv_cli.runtime.cache import CompactCache
 from purekv_cli.runtime.embed import embed_tokens
 from purekv_cli.runtime.engine import Engine
 from purekv_cli.runtime.events import Answer
-from purekv_cli.runtime.prompt import Prompt
 from purekv_cli.runtime.sampling import Generation
 from purekv_cli.runtime.session import Session
 from purekv_cli.video.frames import Frames
@@ -57,10 +53,9 @@ class EngineWay:
 
     def _graded(self, session: Session, item: Item, arm: Arm, dense: dict[str, Tensor]) -> Graded:
         question = prompt(item)
-        if arm.when == "known" or (arm.when == "unknown" and arm.probe is not None and session.mark is None):
-            self._prune(session, question, question if arm.when == "known" else arm.probe or "")
+        probe = question if arm.when == "known" else arm.probe
         with self._first_logits() as first:
-            *_, answer = session.ask(question, self._generation, shared=arm.when != "prompt")
+            *_, answer = session.ask(question, self._generation, shared=arm.when != "prompt", probe=probe)
         assert isinstance(answer, Answer)
         asked = self._adapter.prefix_length(session.inputs) + self._adapter.tail(question).shape[1]
         assert session.cache is not None
@@ -80,26 +75,6 @@ class EngineWay:
             kl=None if of_dense is None else divergence(of_dense, logprobs),
             agreement=None if of_dense is None else agreement(of_dense, logprobs),
         )
-
-    def _prune(self, session: Session, question: str, text: str) -> None:
-        """Read the clip with `text` after it, prune, and forget the text; `question` is what will be asked."""
-        inputs, adapter = session.inputs, self._adapter
-        prefix, tail = adapter.prefix_length(inputs), adapter.tail(text)
-        start, count = next_position(inputs.position_ids[..., :prefix]), tail.shape[1]
-        after = text_positions(inputs.position_ids, prefix, start, count)
-        whole = Prompt.of_layouts([VideoLayout(prefix + count, inputs.layout.video, inputs.layout.grid)])
-        whole.reserve = adapter.tail(question).shape[1] - count
-        turn = Turn(
-            text,
-            torch.cat([inputs.input_ids[:, :prefix], tail], 1),
-            torch.cat([inputs.position_ids[..., :prefix], after], -1),
-            whole,
-        )
-        for _ in answering(session, turn, replace(self._generation, max_tokens=1)):
-            pass
-        assert session.cache is not None
-        forget(session.cache, prefix)
-        session.mark = prefix
 
     @contextmanager
     def _first_logits(self) -> Iterator[list[Tensor]]:
@@ -140,18 +115,6 @@ class EngineWay:
             later = adapter.model.get_output_embeddings()(out.last_hidden_state)[0]
             logits = torch.cat([logits, later.float()])
         return logits.log_softmax(-1)
-
-
-def forget(cache: CompactCache, length: int) -> None:
-    """Drop every entry from prompt position `length` on, pruned or not: text is read again over what stays."""
-    for layer in cache.layers:
-        positions = layer.kept_pos
-        stays = (positions >= 0) & (positions < length)
-        most = int(stays.sum(-1).max())
-        number = torch.arange(positions.shape[-1], device=positions.device)
-        rows = torch.where(stays, number, positions.shape[-1]).sort(-1).values[..., :most]
-        layer.prune(rows.masked_fill(rows == positions.shape[-1], -1))
-        layer.cumulative_length = length
 
 
 def divergence(dense: Tensor, arm: Tensor) -> float:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from purekv_cli.eval.arms import Arm
-from purekv_cli.eval.engine_way import forget
 from purekv_cli.eval.replay_forward import Past
 from purekv_cli.eval.replay_prefill import Captured
 from purekv_cli.method.policies import POLICIES
@@ -53,7 +52,7 @@ def own_prefill(clip: Captured, arm: Arm, text: Tensor, room: int = 0) -> tuple[
 def entries(cache: CompactCache, below: int | None = None) -> list[Past]:
     """What every layer holds; with `below` only the entries of prompt positions under it,"""
     if below is not None:
-        forget(cache, below)
+        cache.forget(below)
     pasts = []
     for layer in cache.layers:
         key, value, positions = layer.stored()

@@ -47,8 +47,9 @@ class Plans:
         asked = self._asked[0 if first.when == "unknown" else number]
         texts, row, text, room = asked.texts, asked.row, asked.tail, 0
         if first.when == "unknown":
-            text = clip.adapter.tail(first.probe)[0] if first.probe is not None else text[:0]
-            room = len(asked.tail) - len(text)
+            text = clip.adapter.tail(first.probe or "")[0]
+            if first.probe is None:  # nothing is read, but counted, as `Session.ask` does
+                text, room = text[:0], len(text)
             if len(text):
                 texts, row = clip.texts([text]), 0
         if prefills_itself(first):

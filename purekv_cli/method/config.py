@@ -6,7 +6,7 @@ from typing import Literal
 from purekv_cli.errors import UsageError
 from purekv_cli.method.budget import Budget
 
-Observe = Literal["question", "video", "all"]
+Observe = Literal["question", "template", "video", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class MethodConfig:
 
     policy: str = "purekv"
     budget: Budget = field(default_factory=lambda: Budget("fraction", 0.2))
-    observe: Observe = "question"  # whose attention is read: the question's rows, the video's, or all
+    observe: Observe = "question"  # whose attention is read: see `method.importance.observed_rows`
     score_layers: tuple[int, ...] = (0, 1)  # of purekv-paper: the layers that compute attention mass
     one_set: bool = False  # of purekv: one set for all layers; better by little, but holds full KV until the last layer
     normalise: bool = False  # of purekv: every layer weighs the same in the maximum, a guard against attention sinks

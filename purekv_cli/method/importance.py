@@ -19,7 +19,9 @@ def observed_rows(masks: PromptMasks, observe: Observe) -> Tensor:
     """bool [B, N]: the queries whose attention is read.
 
     "question": the text after the video, if only the marker that closes it; a prompt that ends with its video falls
-    back to "video": its last 32 video rows. "all": every token, the paper's accumulated scores.
+    back to "video": its last 32 video rows. "all": every token, the paper's accumulated scores. "template": the same
+    rows as "question", of a prompt that asks nothing: a `Session` reads the clip with the chat template's tokens alone
+    after it, and feeds the question over what stayed.
     """
     if observe == "all":
         return masks.valid

@@ -37,7 +37,8 @@ class Turn:
     question: str
     ids: Tensor  # int64 [1, n]
     positions: Tensor  # int64 [4, 1, n], the text row first, or [1, n]
-    prompt: Prompt | None = None  # a fresh cache for this prompt, which `ids` begin with; None: the cache goes on
+    prompt: Prompt | None = None  # of `ids`, which begin a fresh cache; None: the cache goes on
+    opening: "Turn | None" = None  # read before, into a fresh cache; what follows the video in it is forgotten again
 
 
 def answering(session: "Session", turn: Turn, generation: Generation) -> Iterator[Event]:
@@ -62,6 +63,7 @@ def answering(session: "Session", turn: Turn, generation: Generation) -> Iterato
 class _Run:
     def __init__(self, session: "Session", turn: Turn, generation: Generation) -> None:
         self._session, self._turn, self._generation = session, turn, generation
+        self._opening = turn.opening or turn
         self._adapter = session.engine.adapter
         self._model = self._adapter.model
         self._tokens: list[int] = []
@@ -77,24 +79,23 @@ class _Run:
     @torch.inference_mode()
     def prefill(self, attached: Attached, emit: Emit) -> Tensor:
         """Feed the turn; returns the logits [1, vocabulary] of its last token."""
-        session, turn = self._session, self._turn
+        session, turn, opening = self._session, self._turn, self._opening
         if self._adapter.device.type == "cuda":
             torch.cuda.set_device(self._adapter.device)
-        embeds = self._embeds(emit)
-        start, length = 0, embeds.shape[1]
+        embeds = self._embeds(opening, emit)
         with self.clock.stage("prefill"):
-            if turn.prompt is not None:
-                session.cache, session.mark, session.unfed = attached.new_cache(turn.prompt), None, []
-                start = turn.prompt.length
-                hidden = self._read(attached, turn.prompt, embeds[:, :start], turn.positions[..., :start], emit)
-                if start < length:  # a prefix that later questions share
-                    session.mark = session.cache.mark()
+            if opening.prompt is not None:
+                session.cache, session.mark, session.unfed = attached.new_cache(opening.prompt), None, []
+                hidden = self._read(attached, opening.prompt, embeds, opening.positions, emit)
+                opening.prompt.deepstack = ()  # of no use once the prompt has been read
             assert session.cache is not None
-            if turn.prompt is not None:
-                turn.prompt.deepstack = ()  # of no use once the prompt has been read
-            if start < length:
+            if turn.opening is not None:
+                session.cache.forget(self._adapter.prefix_length(session.inputs))
+                session.mark = session.cache.mark()  # later questions begin here too
+                embeds = embed_tokens(self._model, turn.ids)
+            if turn.prompt is None:
                 with self._told(attached, 1, emit):
-                    hidden = self._feed(attached, session.cache, embeds[:, start:], turn.positions[..., start:])
+                    hidden = self._feed(attached, session.cache, embeds, turn.positions)
             logits = self._logits(hidden)
         session.next_position = next_position(turn.positions)
         session.unfed = []
@@ -164,7 +165,7 @@ class _Run:
         """The record of this answer, as far as it got."""
         session, clock = self._session, self.clock
         ids = tuple(t for t in self._tokens if t not in self._adapter.stop_ids)
-        fresh = self._turn.prompt is not None
+        fresh = self._opening.prompt is not None
         outside = session.decode_seconds, session.prepare_seconds
         decode_seconds, prepare_seconds = outside if fresh else (0.0, 0.0)
         stats = RunStats(
@@ -188,9 +189,9 @@ class _Run:
         )
         return Answer(self._turn.question, "".join(self._text), finish, stats, ids)
 
-    def _embeds(self, emit: Emit) -> Tensor:
-        """The turn as embeddings; the vision tower runs once per session."""
-        session, turn = self._session, self._turn
+    def _embeds(self, turn: Turn, emit: Emit) -> Tensor:
+        """A turn as embeddings; the vision tower runs once per session."""
+        session = self._session
         if turn.prompt is None:
             return embed_tokens(self._model, turn.ids)
         if session.embeds is None:

@@ -176,6 +176,19 @@ class CompactLayer(DynamicLayer):
         self.keys, self.values, self.positions = keys[:, :, :-count], values[:, :, :-count], positions[..., :-count]
         self.cumulative_length -= count
 
+    def forget(self, length: int) -> None:
+        """Drop every entry from position `length` on, pruned or not, as if only what is before it had come."""
+        gone = max(0, self.cumulative_length - length)
+        if not gone or not self.pruned:
+            self.crop(gone)
+            return
+        _, _, positions = self.stored()
+        stays = (positions >= 0) & (positions < length)
+        number = torch.arange(positions.shape[-1], device=positions.device)
+        rows = torch.where(stays, number, len(number)).sort(-1).values[..., : int(stays.sum(-1).max())]
+        self.prune(rows.masked_fill(rows == len(number), -1))
+        self.cumulative_length = length
+
     def reset(self) -> None:
         self._forget()
 
@@ -224,6 +237,11 @@ class CompactCache(Cache):
         """Forget every token after `mark`: nothing is copied, so many questions share one prefill."""
         for layer in self.layers:  # each by its own length: an interrupted forward has reached only some
             layer.crop(mark - layer.get_seq_length())
+
+    def forget(self, length: int) -> None:
+        """Drop every entry from prompt position `length` on, pruned or not: other text is read over what stays."""
+        for layer in self.layers:
+            layer.forget(length)
 
     def reset(self) -> None:
         super().reset()

@@ -8,7 +8,7 @@ transformers has it; `attach` does the pruning, and only while an answer is bein
 from collections.abc import Iterator
 
 from purekv_cli.method.config import MethodConfig
-from purekv_cli.method.policies import make
+from purekv_cli.method.policies import shares_prefill
 from purekv_cli.models.base import Adapter, Inputs
 from purekv_cli.runtime.events import Event
 from purekv_cli.runtime.sampling import Generation
@@ -23,8 +23,8 @@ class Engine:
 
     @property
     def shares_prefill(self) -> bool:
-        """Whether several questions about a clip can share one pruned cache: the policy never looks at the question."""
-        return not make(self.config.policy, self.config).uses_question
+        """Whether several questions about a clip can share one pruned cache."""
+        return shares_prefill(self.config)
 
     def answer(
         self,
@@ -37,7 +37,8 @@ class Engine:
     ) -> Iterator[Event]:
         """Answer the question that `inputs` already ask.
 
-        The whole prompt is read before the cache is pruned, whatever the policy, so policies compare alike.
+        The whole prompt is read before the cache is pruned, whatever the policy, so policies compare alike; only with
+        `observe` "template" is the question fed over the pruned cache, as `Session.ask` does.
 
         Args:
             inputs: of `adapter.prepare(frames, question)`.

@@ -37,6 +37,7 @@ class Session:
         self.embeds: Tensor | None = None  # [1, N, hidden] of the first prompt, video features in place
         self.deepstack: tuple[Tensor, ...] = ()  # of `Prompt`
         self.mark: int | None = None  # length of the shared prefix in the cache
+        self.probe: str | None = None  # what was read after it when it was pruned; None: nothing
         self.next_position = 0  # rotary position of the next token
         self.unfed: list[int] = []  # generated, but not read by the model
         self.cache: CompactCache | None = None
@@ -48,43 +49,74 @@ class Session:
         return [] if self.cache is None else self.cache.kept
 
     def first(self, question: str, generation: Generation | None = None) -> Iterator[Event]:
-        """Answer the question in the inputs, with the whole prompt read before pruning."""
+        """Answer the question in the inputs, with the whole prompt read before pruning.
+
+        With `observe` "template" the question is fed over the pruned cache instead, as in `ask`: what is kept is the
+        same for one question and for many.
+        """
         inputs = self.inputs
-        prompt = Prompt.of_layouts([inputs.layout])
-        turn = Turn(question, inputs.input_ids, inputs.position_ids, prompt)
+        if self.engine.config.observe == "template":
+            turn = self._over(question, inputs.input_ids[:, self._prefix :], "")
+        else:
+            turn = Turn(question, inputs.input_ids, inputs.position_ids, Prompt.of_layouts([inputs.layout]))
         return answering(self, turn, generation or Generation())
 
     def ask(
-        self, question: str, generation: Generation | None = None, *, shared: bool | None = None
+        self,
+        question: str,
+        generation: Generation | None = None,
+        *,
+        shared: bool | None = None,
+        probe: str | None = None,
     ) -> Iterator[Event]:
         """Answer any question about the clip; what came before is forgotten.
 
-        With a policy that never looks at the question the prompt up to the video is read and pruned once and shared;
-        otherwise each question is read with the clip anew, but the vision tower runs only once.
+        Where the method allows it the clip is read and pruned once, and every question is fed over what stayed: with a
+        policy that never looks at the question the clip is read alone; with `observe` "template" the chat template's
+        tokens follow it, without a question, and are forgotten again. The budget is then that of the clip and these
+        tokens, whatever is asked: a question's own words come on top, and are counted in the statistics. Otherwise each
+        question is read with the clip anew, but the vision tower runs only once.
 
         Args:
             shared: False reads the whole prompt before pruning whatever the policy, so that policies compare alike;
-                None: where the policy allows it.
+                None: where the method allows it. Nothing else is possible with `observe` "template".
+            probe: asked after the video in place of the question while the cache is pruned, whatever the policy, and
+                forgotten again; the budget is that of its prompt. "" is what `observe` "template" does.
         """
-        inputs, adapter = self.inputs, self.engine.adapter
-        prefix = adapter.prefix_length(inputs)
-        tail = adapter.tail(question).to(inputs.input_ids.device)
-        start = next_position(inputs.position_ids[..., :prefix])
-        count = tail.shape[1]
-        positions = text_positions(inputs.position_ids, prefix, start, count)
-        ids = torch.cat([inputs.input_ids[:, :prefix], tail], 1)
-        whole = torch.cat([inputs.position_ids[..., :prefix], positions], -1)
-        layout = replace(inputs.layout, length=prefix + count)
-        turn = Turn(question, ids, whole, Prompt.of_layouts([layout]))
-        if self.engine.shares_prefill if shared is None else shared:
-            if self.mark is not None and self.cache is not None:
-                self.cache.rewind(self.mark)
-                turn = Turn(question, tail, positions)
-            else:
-                opening = Prompt.of_layouts([replace(layout, length=prefix)])
-                opening.reserve = count
-                turn = Turn(question, ids, whole, opening)
+        if probe is None and self.engine.config.observe == "template":
+            probe = ""
+        tail = self.engine.adapter.tail(question)
+        if probe is not None or (self.engine.shares_prefill if shared is None else shared):
+            turn = self._over(question, tail, probe)
+        else:
+            turn = self._whole(question, tail)
         return answering(self, turn, generation or Generation())
+
+    @property
+    def _prefix(self) -> int:
+        return self.engine.adapter.prefix_length(self.inputs)
+
+    def _whole(self, question: str, tail: Tensor, reserve: int = 0) -> Turn:
+        """The clip and `tail` [1, n] after it, in a fresh cache."""
+        inputs, prefix = self.inputs, self._prefix
+        start = next_position(inputs.position_ids[..., :prefix])
+        after = text_positions(inputs.position_ids, prefix, start, tail.shape[1])
+        ids = torch.cat([inputs.input_ids[:, :prefix], tail.to(inputs.input_ids.device)], 1)
+        prompt = Prompt.of_layouts([replace(inputs.layout, length=ids.shape[1])])
+        prompt.reserve = reserve
+        return Turn(question, ids, torch.cat([inputs.position_ids[..., :prefix], after], -1), prompt)
+
+    def _over(self, question: str, tail: Tensor, probe: str | None) -> Turn:
+        """`tail` [1, n] over what a pruning kept that saw the clip and `probe`; None: the clip alone."""
+        whole = self._whole(question, tail)
+        ids, positions = whole.ids[:, self._prefix :], whole.positions[..., self._prefix :]
+        if self.mark is not None and self.cache is not None and self.probe == probe:
+            self.cache.rewind(self.mark)
+            return Turn(question, ids, positions)
+        self.mark, self.probe = None, probe
+        seen = self.engine.adapter.tail(probe or "")
+        opening = self._whole("", seen) if probe is not None else self._whole("", seen[:, :0], reserve=seen.shape[1])
+        return Turn(question, ids, positions, opening=opening)
 
     def follow_up(self, question: str, generation: Generation | None = None) -> Iterator[Event]:
         """The next turn of a chat: the cache goes on after the last answer."""

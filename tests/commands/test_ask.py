@@ -65,16 +65,27 @@ def test_several_questions_are_lines_of_question_and_answer(purekv: Purekv, clip
 
 def test_a_policy_that_reads_the_question_says_that_it_cannot_share(purekv: Purekv, clip: Path) -> None:
     _, _, err = purekv("ask", clip, "what?", "-q", "where?")
-    assert "--observe video shares it" in err
-    _, _, err = purekv("ask", clip, "what?", "-q", "where?", "--observe", "video")
-    assert "--observe video shares it" not in err
+    assert "--observe template shares it" in err
+    for policy in ("purekv", "snapkv"):
+        _, _, err = purekv("ask", clip, "what?", "-q", "where?", "--observe", "template", "--policy", policy)
+        assert "shares it" not in err
 
 
-def test_a_shared_prefill_gives_each_question_its_own_answer(purekv: Purekv, clip: Path) -> None:
-    _, out, _ = purekv("ask", clip, "what?", "-q", "where is it?", "--observe", "video", "--json")
+@pytest.mark.parametrize("observe", ["video", "template"])
+def test_a_shared_prefill_gives_each_question_its_own_answer(purekv: Purekv, clip: Path, observe: str) -> None:
+    _, out, _ = purekv("ask", clip, "what?", "-q", "where is it?", "--observe", observe, "--json")
     together = [answer["text"] for answer in json.loads(out)["answers"]]
-    _, out, _ = purekv("ask", clip, "where is it?", "-q", "what?", "--observe", "video", "--json")
+    _, out, _ = purekv("ask", clip, "where is it?", "-q", "what?", "--observe", observe, "--json")
     assert [answer["text"] for answer in json.loads(out)["answers"]] == together[::-1]
+
+
+def test_the_template_answers_one_question_as_among_many(purekv: Purekv, clip: Path) -> None:
+    _, out, _ = purekv("ask", clip, "what?", "-q", "where is it?", "--observe", "template", "--json")
+    among = json.loads(out)["answers"][1]
+    _, out, _ = purekv("ask", clip, "where is it?", "--observe", "template", "--json")
+    alone = json.loads(out)["answers"][0]
+    assert alone["text"] == among["text"]
+    assert alone["stats"]["kept_tokens"] == among["stats"]["kept_tokens"]
 
 
 def test_json_counts_what_stayed(purekv: Purekv, clip: Path) -> None:

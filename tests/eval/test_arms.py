@@ -26,7 +26,8 @@ def test_a_probe_stands_in_for_the_question_where_that_is_unknown() -> None:
     ("arm", "observe"),
     [
         (Arm("purekv", "0.2", "unknown"), "video"),
-        (Arm("purekv", "0.2", "unknown", probe=""), "question"),
+        (Arm("purekv", "0.2", "unknown", probe=""), "template"),
+        (Arm("purekv", "0.2", "unknown", probe="What happens?"), "question"),
         (Arm("purekv", "0.2", "known"), "question"),
         (Arm("purekv", "0.2", "prompt"), "question"),
     ],

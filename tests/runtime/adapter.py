@@ -13,6 +13,7 @@ from purekv_cli.models.geometry import ModelGeometry
 from tests.runtime.tiny import END, START, VIDEO, clip, positions, tiny_model
 
 STOP = 4
+TEMPLATE = [16, 17]  # after every question: the answer opens
 
 
 def byte_tokenizer(extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
@@ -68,7 +69,7 @@ class TinyAdapter:
         return inputs.layout.after + 1  # with the token that closes the video
 
     def tail(self, question: str) -> Tensor:
-        return torch.tensor([self.tokenizer.encode(question)])
+        return torch.tensor([[*self.tokenizer.encode(question), *TEMPLATE]])
 
     def follow_up(self, question: str, next_position: int) -> tuple[Tensor, Tensor]:
         ids = torch.tensor([[STOP, *self.tokenizer.encode(question)]])

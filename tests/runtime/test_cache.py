@@ -42,6 +42,38 @@ def test_pruning_keeps_the_chosen_entries_and_the_logical_length() -> None:
     assert readable[0, :, 0].tolist() == [[True] * 3, [True, True, False]]
 
 
+@given(
+    heads=st.lists(st.sets(st.integers(1, 9)), min_size=HEADS, max_size=HEADS),
+    length=st.integers(1, 12),
+    prunes=st.booleans(),
+)
+@settings(deadline=None)
+def test_what_is_forgotten_never_came(heads: list[set[int]], length: int, prunes: bool) -> None:
+    """Pruned or not, with holes or without: as if only the first tokens had come, and those of them were kept."""
+    chosen = [sorted(head | {0}) if prunes else list(range(10)) for head in heads]
+
+    def rows(of: list[list[int]]) -> Tensor:
+        return torch.tensor([[each + [-1] * (max(map(len, of)) - len(each)) for each in of]])
+
+    layer, key, value = filled(10)
+    if prunes:
+        layer.prune(rows(chosen))
+    layer.forget(length)
+    left = min(length, 10)
+    truth = CompactLayer()
+    truth.update(key[:, :, :left], value[:, :, :left])
+    truth.prune(rows([[place for place in head if place < left] for head in chosen]))
+    for one in (layer, truth):
+        one.update(*states(3, seed=1))
+    assert layer.get_seq_length() == truth.get_seq_length() == left + 3
+    places, wanted = layer.kept_pos, truth.kept_pos
+    for head in range(HEADS):
+        there, same = places[0, head] >= 0, wanted[0, head] >= 0
+        assert torch.equal(places[0, head, there], wanted[0, head, same])
+        assert torch.equal(layer.stored()[0][0, head, there], truth.stored()[0][0, head, same])
+        assert torch.equal(layer.stored()[1][0, head, there], truth.stored()[1][0, head, same])
+
+
 def test_new_tokens_follow_at_their_true_positions() -> None:
     layer, *_ = filled(10)
     layer.prune(torch.tensor([[[1, 4, 9]]]))

@@ -11,7 +11,7 @@ import torch
 from purekv_cli.errors import OutOfResources, UsageError
 from purekv_cli.kernels import allow
 from purekv_cli.method.budget import Budget
-from purekv_cli.method.config import MethodConfig, Propagation, SparseConfig
+from purekv_cli.method.config import MethodConfig, Observe, Propagation, SparseConfig
 from purekv_cli.models.base import Inputs
 from purekv_cli.runtime.detokenize import Detokenizer
 from purekv_cli.runtime.embed import look
@@ -54,10 +54,17 @@ def as_clip(inputs: Inputs) -> Clip:
     return Clip({key: tensor.to(DEVICE) for key, tensor in tensors.items()}, [inputs.layout], 1.0)
 
 
-def greedy_truth(adapter: TinyAdapter, inputs: Inputs, answer: Answer, kept: list[torch.Tensor], length: int) -> bool:
-    """Whether every token is the likeliest under the mask of what was kept."""
+def greedy_truth(
+    adapter: TinyAdapter,
+    inputs: Inputs,
+    answer: Answer,
+    kept: list[torch.Tensor],
+    length: int,
+    end: int | None = None,
+) -> bool:
+    """Whether every token is the likeliest where, from position `end` on, only what was kept of `length` is read."""
     ids = torch.cat([inputs.input_ids, torch.tensor([answer.token_ids])], 1).to(DEVICE)
-    gone = gone_from(kept, length, lambda _: length)
+    gone = gone_from(kept, length, lambda _: length if end is None else end)
     logits = masked_logits(adapter.model, as_clip(inputs), ids, gone)
     new = len(answer.token_ids)
     return logits[0, -new - 1 : -1].argmax(-1).tolist() == list(answer.token_ids)
@@ -109,11 +116,70 @@ def test_a_question_may_be_read_whole_by_any_policy(adapter: TinyAdapter) -> Non
     assert shared.token_ids == last(engine(adapter, "random").open(inputs).ask("what happens?", FEW)).token_ids
 
 
-def test_the_budget_counts_the_question_of_a_shared_prefill(adapter: TinyAdapter) -> None:
+SHARING = [("random", "question"), ("purekv", "video"), ("purekv", "template"), ("snapkv", "template")]
+QUESTIONS = ("what happens?", "a second and longer one?", "3?")
+
+
+@pytest.mark.parametrize(("policy", "observe"), SHARING)
+def test_a_shared_prefill_keeps_the_same_whatever_is_asked_first(
+    adapter: TinyAdapter, policy: str, observe: Observe
+) -> None:
+    """And a later question is answered as in a session of its own. Its words come on top of the budget."""
     inputs = adapter.inputs("what happens?")
-    answer = last(engine(adapter, "random").open(inputs).ask("what happens?", FEW))
-    assert answer.stats.kept_tokens == int(0.5 * inputs.layout.length)
-    assert answer.stats.kv_bytes_kept == answer.stats.kept_tokens * 2 * 4 * 2 * 16 * 4
+    prefix, asks_nothing = adapter.prefix_length(inputs), adapter.inputs("").layout.length
+    maker = engine(adapter, policy, observe=observe)
+    assert maker.shares_prefill
+    together, sets = maker.open(inputs), []
+    for question in QUESTIONS:
+        alone = maker.open(adapter.inputs(question))
+        ours, fresh = last(together.ask(question, FEW)), last(alone.ask(question, FEW))
+        assert ours.token_ids == fresh.token_ids
+        for session in (together, alone):
+            sets.append([places[(places >= 0) & (places < prefix)].tolist() for places in session.kept])
+        length = alone.inputs.layout.length
+        for stats in (ours.stats, fresh.stats):
+            assert (stats.prompt_tokens, stats.kept_tokens) == (length, int(0.5 * asks_nothing) + length - asks_nothing)
+        assert fresh.stats.kv_bytes_kept == fresh.stats.kept_tokens * 2 * 4 * 2 * 16 * 4
+    assert all(kept == sets[0] for kept in sets)
+
+
+@pytest.mark.parametrize("dials", [{}, {"chunk": 7}, {"one_set": True}, {"propagate": Propagation(2, 0.6)}], ids=str)
+@pytest.mark.parametrize("policy", ["purekv", "purekv-paper", "adakv"])
+def test_the_template_chooses_as_for_a_prompt_that_asks_nothing(
+    adapter: TinyAdapter, policy: str, dials: dict[str, Any]
+) -> None:
+    """For one question and for many, in chunks or whole; then the answer is what the masked model would say."""
+    nothing = engine(adapter, policy, **dials | {"chunk": None}).open(adapter.inputs(""))
+    last(nothing.first("", Generation(max_tokens=1)))
+    inputs = adapter.inputs("what happens?")
+    prefix = adapter.prefix_length(inputs)
+    truth = [places[..., : -adapter.tail("").shape[1]].tolist() for places in nothing.kept]
+    for way in ("first", "ask"):
+        session = engine(adapter, policy, observe="template", **dials).open(inputs)
+        answer = last(getattr(session, way)("what happens?", FEW))
+        new = inputs.layout.length - prefix + len(answer.token_ids) - 1
+        assert [places[..., :-new].tolist() for places in session.kept] == truth
+        if "propagate" not in dials:
+            assert greedy_truth(adapter, inputs, answer, session.kept, inputs.layout.length, prefix)
+
+
+@pytest.mark.usefixtures("stock_way")
+def test_the_template_chooses_the_same_through_transformers(adapter: TinyAdapter) -> None:
+    test_the_template_chooses_as_for_a_prompt_that_asks_nothing(adapter, "purekv", {})
+
+
+def test_what_a_probe_left_serves_that_probe_alone(adapter: TinyAdapter) -> None:
+    session = engine(adapter).open(adapter.inputs("what happens?"))
+
+    def asked(probe: str, within: Any = session) -> tuple[tuple[int, ...], bool]:
+        answer = last(within.ask("what happens?", FEW, probe=probe))
+        return answer.token_ids, bool(answer.stats.prefill_path)
+
+    first, read = asked("why?")
+    assert read
+    assert asked("why?") == (first, False)
+    for probe in ("", "who is there, and where?", "why?"):
+        assert asked(probe) == asked(probe, engine(adapter).open(session.inputs))
 
 
 @pytest.mark.parametrize("limit", [3, 8])
@@ -236,13 +302,16 @@ def test_one_token_has_no_rate(adapter: TinyAdapter) -> None:
     assert stats.tokens_per_second == 0
 
 
-@pytest.mark.parametrize("policy", ["dense", "random", "purekv", "purekv-paper"])
-def test_both_ways_say_the_same(adapter: TinyAdapter, policy: str) -> None:
+@pytest.mark.parametrize(
+    ("policy", "observe"),
+    [("dense", "question"), *SHARING, ("purekv", "question"), ("purekv-paper", "question"), ("dense", "template")],
+)
+def test_both_ways_say_the_same(adapter: TinyAdapter, policy: str, observe: Observe) -> None:
     """Straight from the weights or through transformers: answers, what was kept, and every later turn."""
     said = []
     for kernels in ("auto", "reference"):
         allow(kernels)  # type: ignore[arg-type]
-        session = engine(adapter, policy).open(adapter.inputs("what happens?"))
+        session = engine(adapter, policy, observe=observe).open(adapter.inputs("what happens?"))
         turns = [last(session.ask("what happens?", Generation(max_tokens=limit))) for limit in (1, 3, 8)]
         turns += [last(session.follow_up("and then?", FEW)), last(session.follow_up("why?", Generation(max_tokens=2)))]
         turns += [last(session.ask("who?", FEW))]

@@ -292,6 +292,39 @@ def test_second_turn(model: PreTrainedModel, policy: str, padded: bool) -> None:
     assert (torch.stack(second.logits, 1) - truth).abs().max() < TOLERANCE
 
 
+@pytest.mark.parametrize("chunk", [None, 7])
+@pytest.mark.parametrize("policy", ["uneven", "purekv", "purekv-paper"])
+def test_a_question_over_what_a_prompt_without_one_has_kept(
+    model: PreTrainedModel, policy: str, chunk: int | None
+) -> None:
+    """Observe "template" by hand: the text after the video is forgotten, and other text is read in its place."""
+    prompts = clip(model, question=3)
+    prefix = prompts.layouts[0].after + 1
+    asked = torch.randint(20, 300, (1, 9), generator=torch.Generator().manual_seed(4)).to(DEVICE)
+    ids = torch.cat([prompts.inputs["input_ids"][:, :prefix], asked], 1)
+    with attach(model, method(policy, observe="template", chunk=chunk)) as attached:
+        with torch.no_grad():
+            cache = model(**prompts.inputs).past_key_values
+        assert prunes(attached, prompts.length)
+        cache.forget(prefix)
+        out = model.generate(
+            input_ids=ids,
+            past_key_values=cache,
+            max_new_tokens=STEPS,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        assert attached.cache is cache
+
+    def end(position: int) -> int:
+        return min(prefix, (position // chunk + 1) * chunk) if chunk and policy == "uneven" else prefix
+
+    gone = gone_from([places[..., places.amax((0, 1)) < prefix] for places in attached.kept], prefix, end)
+    truth = masked_logits(model, prompts, out.sequences, gone)[:, ids.shape[1] - 1 : -1]
+    assert (torch.stack(out.logits, 1) - truth).abs().max() < TOLERANCE
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_bare_forward_loop(model: PreTrainedModel, padded: bool) -> None:
     """No generate, no positions, no cache given: the model is simply called."""

@@ -23,7 +23,7 @@ from purekv_cli.method.policies.streaming_llm import StreamingLLM
 from purekv_cli.method.policies.tova import TOVA
 from purekv_cli.method.policies.vl_cache import VLCache
 
-__all__ = ["POLICIES", "Observation", "Policy", "layer_weights", "make", "observes"]
+__all__ = ["POLICIES", "Observation", "Policy", "layer_weights", "make", "observes", "shares_prefill"]
 
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
@@ -77,3 +77,12 @@ def layer_weights(config: MethodConfig, layers: int) -> tuple[float, ...]:
 def observes(config: MethodConfig) -> Observe:
     """Whose rows a prefill hands over: those that the policy's formula names (its `observes`), else the dial's."""
     return getattr(POLICIES.get(config.policy), "observes", config.observe)
+
+
+def shares_prefill(config: MethodConfig) -> bool:
+    """Whether questions about a clip share one pruned cache: the policy does not look at them, or is not shown any.
+
+    Raises:
+        UsageError: no policy has this name.
+    """
+    return not make(config.policy, config).uses_question or config.observe == "template"

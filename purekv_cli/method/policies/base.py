@@ -55,7 +55,8 @@ class Policy(Protocol):
 
     @property
     def uses_question(self) -> bool:
-        """Whether the score looks at the text after the video: then a kept cache serves one question only."""
+        """Whether the score looks at the text after the video: then a kept cache serves one question only, unless that
+        text asks nothing (`policies.shares_prefill`), and chunks wait for it."""
         ...
 
     def needs_lse(self, index: int) -> bool:
