@@ -53,7 +53,7 @@ class Assumptions:
     videos: int = 1_000_000
     questions: int = 1  # a video
     tokens: int = 64  # an answer
-    shared: bool = False  # questions share a prefill (--observe video)
+    shared: bool = False  # questions share a prefill (--observe template)
     gpus: int = 8
     cores: int = 16  # beside each GPU
     gpu_price: float = 3.0  # USD an hour
