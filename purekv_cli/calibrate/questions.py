@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from purekv_cli.eval.answers import prompt
+from purekv_cli.eval import replay
 from purekv_cli.eval.records import Item
 from purekv_cli.eval.replay_prefill import Captured
 from purekv_cli.eval.replay_rows import Asked, Row, next_tokens
@@ -18,21 +18,7 @@ def asked_of(clip: Captured, items: Sequence[Item], longest: int) -> list[Asked]
     Args:
         items: an empty `truth` stands for dense's own greedy answer, of `longest` tokens at most.
     """
-    adapter, device = clip.adapter, clip.embeds.device
-    tails = [adapter.tail(prompt(item))[0] for item in items]
-    encode = adapter.tokenizer.encode
-    answers = [
-        torch.tensor(encode(item.truth, add_special_tokens=False), dtype=torch.int64, device=device)
-        if item.truth
-        else _greedy(clip, tail, longest)
-        for item, tail in zip(items, tails, strict=True)
-    ]
-    texts = clip.texts([torch.cat(pair) for pair in zip(tails, answers, strict=True)])
-    asked = []
-    for row, (tail, answer) in enumerate(zip(tails, answers, strict=True)):
-        places = texts.hidden[row, len(tail) - 1 : len(tail) + len(answer)]
-        asked.append(Asked(tail, answer, clip.logprobs(places), texts, row))
-    return asked
+    return replay.asked_of(clip, items, lambda tail: _greedy(clip, tail, longest))
 
 
 def _greedy(clip: Captured, tail: torch.Tensor, longest: int) -> torch.Tensor:

@@ -39,7 +39,7 @@ class EngineWay:
 
     def grade(self, items: Sequence[Item], arms: Sequence[Arm], frames: Frames | None = None) -> Iterator[Graded]:
         """See `records.Way`."""
-        inputs = self._adapter.prepare(frames or frames_of(items[0].video, self._adapter), prompt(items[0]))
+        inputs = self._adapter.prepare(frames or frames_of(items[0].video, self._adapter.geometry), prompt(items[0]))
         embeds, dense = None, dict[str, Tensor]()
         for arm in arms:
             session = Engine(self._adapter, arm.of_model(self._adapter.name)).open(inputs)

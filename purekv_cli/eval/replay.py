@@ -7,7 +7,7 @@ once, for many arms in one batch. Where the first other choice may still lead to
 case, no full stop, an option's letter), the answer is generated.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -36,8 +36,8 @@ class ReplayWay:
     @torch.inference_mode()
     def grade(self, items: Sequence[Item], arms: Sequence[Arm], frames: Frames | None = None) -> Iterator[Graded]:
         """See `records.Way`."""
-        clip = captured(self._adapter, frames or frames_of(items[0].video, self._adapter))
-        every = _asked(clip, items)
+        clip = captured(self._adapter, frames or frames_of(items[0].video, self._adapter.geometry))
+        every = asked_of(clip, items)
         plans = Plans(clip, every)
         for number, item in enumerate(items):
             yield from self._graded(clip, item, every[number], arms, plans.of(number, arms))
@@ -100,17 +100,26 @@ class ReplayWay:
         return str(decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def _asked(clip: Captured, items: Sequence[Item]) -> list[Asked]:
-    """All questions with their true answers, read densely in one batch."""
+def asked_of(
+    clip: Captured, items: Sequence[Item], otherwise: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> list[Asked]:
+    """All questions with their true answers, read densely in one batch.
+
+    Args:
+        otherwise: the answer, int64 [m], to a question's tail, int64 [n], where the `truth` is empty.
+    """
     adapter, device = clip.adapter, clip.embeds.device
     tails = [adapter.tail(prompt(item))[0] for item in items]
-    truths = [
-        torch.tensor(adapter.tokenizer.encode(item.truth, add_special_tokens=False), dtype=torch.int64, device=device)
-        for item in items
+    encode = adapter.tokenizer.encode
+    answers = [
+        torch.tensor(encode(item.truth, add_special_tokens=False), dtype=torch.int64, device=device)
+        if item.truth or otherwise is None
+        else otherwise(tail)
+        for item, tail in zip(items, tails, strict=True)
     ]
-    texts = clip.texts([torch.cat(pair) for pair in zip(tails, truths, strict=True)])
+    texts = clip.texts([torch.cat(pair) for pair in zip(tails, answers, strict=True)])
     asked = []
-    for row, (tail, truth) in enumerate(zip(tails, truths, strict=True)):
-        places = texts.hidden[row, len(tail) - 1 : len(tail) + len(truth)]
-        asked.append(Asked(tail, truth, clip.logprobs(places), texts, row))
+    for row, (tail, answer) in enumerate(zip(tails, answers, strict=True)):
+        places = texts.hidden[row, len(tail) - 1 : len(tail) + len(answer)]
+        asked.append(Asked(tail, answer, clip.logprobs(places), texts, row))
     return asked

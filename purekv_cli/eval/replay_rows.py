@@ -84,7 +84,8 @@ def next_tokens(clip: Captured, asked: Asked, rows: Sequence[Row], answers: Sequ
     """The first choice of every row after the tokens of its own answer so far."""
     order, found = [], []
     for numbers in _groups(clip, asked, rows, [len(answer) for answer in answers]):
-        so_far = torch.tensor([answers[number] for number in numbers], device=asked.tail.device)
+        given = [answers[number] for number in numbers]
+        so_far = torch.tensor(given, dtype=torch.int64, device=asked.tail.device)
         order += numbers
         found.append(_logprobs(clip, asked, [rows[number] for number in numbers], so_far)[:, -1].argmax(-1))
     chosen = dict(zip(order, torch.cat(found).tolist(), strict=True)) if order else {}

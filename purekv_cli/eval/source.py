@@ -75,8 +75,7 @@ class ClipWorld:
         return _ahead(videos, self._frames)
 
     def _frames(self, video: str) -> Frames:
-        _, suite, seed = video.split("/")
-        return clipworld.clip_frames(make_clip(int(seed), suite), self._geometry)
+        return clipworld.frames_of(video, self._geometry)
 
 
 class Files:

@@ -4,15 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
+import torch
 
 from purekv_cli.demo.clips import make_clip
 from purekv_cli.eval.arms import WHENS, Arm, When
 from purekv_cli.eval.clipworld import clip_frames, items_of
 from purekv_cli.eval.engine_way import EngineWay
 from purekv_cli.eval.records import Graded, Item
-from purekv_cli.eval.replay import ReplayWay
+from purekv_cli.eval.replay import ReplayWay, asked_of
 from purekv_cli.eval.replay_judge import Kept, kept
 from purekv_cli.eval.replay_prefill import captured
+from purekv_cli.eval.replay_rows import Row, next_tokens
 from purekv_cli.method.budget import Budget
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.policies import POLICIES
@@ -140,3 +142,14 @@ def test_dense_diverges_from_itself_by_nothing(demo: Adapter, clip: tuple[list[I
     for graded in ReplayWay(demo).grade(items, [DENSE, Arm("random", "1", "known")], frames):
         assert (graded.kl, graded.agreement) == (0.0, 1.0)
         assert graded.kv_bytes_kept == graded.kv_bytes_full
+
+
+@pytest.mark.parametrize("row", [Row((), False, False), Row((), False, True)], ids=["before the prompt", "after it"])
+def test_the_first_token_of_an_answer_is_the_dense_choice_where_all_stays(
+    demo: Adapter, clip: tuple[list[Item], Frames], row: Row
+) -> None:
+    items, frames = clip
+    with torch.inference_mode():
+        read = captured(demo, frames)
+        (asked,) = asked_of(read, items[:1])
+        assert next_tokens(read, asked, [row], [[]]) == [int(asked.dense[0].argmax())]
