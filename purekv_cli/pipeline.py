@@ -145,7 +145,7 @@ class Run:
         """Read the frames of the plan, before a model is there: what cannot be read is said at once."""
         if self.frames is None:
             frames = decode(self.plan.info, self.plan.sample, self.plan.size, on_frame=_told(tell))
-            self.frames = self._with_sound(frames)
+            self.frames = self.with_sound(frames)
         return self.frames
 
     def ask(
@@ -162,7 +162,7 @@ class Run:
         if frames is None:
             plan = self.plan
             frames, features = decode_and_embed(adapter, plan.info, plan.sample, plan.size, _told(tell))
-            self.frames = frames = self._with_sound(frames)
+            self.frames = frames = self.with_sound(frames)
         began = time.perf_counter()
         inputs = adapter.prepare(frames, questions[0], features)
         spent = {"decode_seconds": frames.decode_seconds, "prepare_seconds": time.perf_counter() - began}
@@ -179,7 +179,7 @@ class Run:
                 tell(event)
         return self.answers
 
-    def _with_sound(self, frames: Frames) -> Frames:
+    def with_sound(self, frames: Frames) -> Frames:
         """The frames with the sound of their range, if the plan listens to it."""
         if not self.plan.audio_tokens:
             return frames

@@ -78,7 +78,7 @@ class VideoAnswerer:
             self._check_room(plan)
         threads = 1 if ahead and self._decoders > 1 else None  # several decoders fill the cores with one each
         frames = decode(info, plan.sample, plan.size, lambda done, total: check(), threads)
-        return Clip(plan, Run(plan)._with_sound(frames))
+        return Clip(plan, Run(plan).with_sound(frames))
 
     def open(self, read: Clip, question: str) -> "_Asked":
         from purekv_cli.runtime.engine import Engine
