@@ -1,6 +1,5 @@
 """From the flags of `purekv bench` to its result: model and request, the bench, tables and files."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +41,7 @@ from purekv_cli.models.preprocess import PixelScale
 from purekv_cli.presets import choose
 from purekv_cli.runtime.vision_weights import read_tower
 from purekv_cli.runtime.weights import Unsupported
+from purekv_cli.targets import check_target
 from purekv_cli.terminal import Terminal, page
 from purekv_cli.video.probe import probe
 
@@ -70,8 +70,8 @@ def run(video: Path | None, flags: "BenchFlags", arguments: list[str]) -> None:
     base = choose(None, _names(flags, name)).method
     for policy in request.policies:
         make(policy, base)
-    for path, kinds in ((flags.export_json, ".json"), (flags.export_markdown, ".md"), (flags.plot, ".png")):
-        _check_target(path, kinds)
+    for path, suffix in ((flags.export_json, ".json"), (flags.export_markdown, ".md"), (flags.plot, ".png")):
+        check_target(path, (suffix,))
     dtype = choose_dtype(flags.dtype.value, device)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -174,18 +174,6 @@ def _needs_known_tower(model: PreTrainedModel) -> None:
             f"from a file on only models with Qwen2.5-VL's vision tower are measured: {reason}",
             "Leave out the video and --first-token.",
         ) from None
-
-
-def _check_target(path: Path | None, suffix: str) -> None:
-    """Found out before hours of work, not after."""
-    if path is None:
-        return
-    if path.suffix.lower() != suffix:
-        raise UsageError(
-            f"cannot write {str(path)!r}: its name should end in {suffix}", f"Name it {path.stem}{suffix}."
-        )
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK) or path.is_dir():
-        raise UsageError(f"cannot write {str(path)!r}", "Choose a file in a folder you may write to.")
 
 
 def _show(flags: "BenchFlags", result: Result, terminal: Terminal) -> None:

@@ -25,7 +25,6 @@ from purekv_cli.commands.options import ClipFlags, ModelFlags
 from purekv_cli.demo.clips import HELD_OUT_SEEDS, SUITES
 from purekv_cli.errors import PureKVError, UnreadableInput, UsageError, unknown
 from purekv_cli.eval.datasets import DataSet
-from purekv_cli.eval.export import check_target
 from purekv_cli.eval.records import Item
 from purekv_cli.eval.request import World
 from purekv_cli.eval.source import ClipWorld, Files, Source, Video
@@ -35,6 +34,7 @@ from purekv_cli.models import registry
 from purekv_cli.report.record import SCHEMA_VERSION, dumps
 from purekv_cli.report.units import clock
 from purekv_cli.settings import settle
+from purekv_cli.targets import check_target
 from purekv_cli.terminal import Terminal
 from purekv_cli.video.frames import Frames
 
@@ -55,8 +55,8 @@ def run(
         PureKVError: a wrong flag, no such model, no clip that could be read.
     """
     terminal = Terminal(flags.quiet)
-    check_target(flags.output, ".toml")
-    check_target(flags.plot, ".png")
+    check_target(flags.output, (".toml",))
+    check_target(flags.plot, (".png",))
     budgets, policies = _budgets(flags.budget), _policies(flags.policy)
     settings = settle(clip, model)
     if not videos and settings.model.model == registry.AUTO:

@@ -1,29 +1,14 @@
 """A whole eval as JSON with raw counts, and as a Markdown page that says how it was made."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from purekv_cli.errors import UsageError
 from purekv_cli.eval import table
 from purekv_cli.eval.summary import Line
 from purekv_cli.report.record import dumps
 
 SCHEMA_VERSION = 1
-
-
-def check_target(path: Path | None, suffix: str) -> None:
-    """UsageError unless a file of this name can be written: found out before hours of work, not after."""
-    if path is None:
-        return
-    if path.suffix.lower() != suffix:
-        raise UsageError(
-            f"cannot write {str(path)!r}: its name should end in {suffix}", f"Name it {path.stem}{suffix}."
-        )
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK) or path.is_dir():
-        raise UsageError(f"cannot write {str(path)!r}", "Choose a file in a folder you may write to.")
 
 
 def to_json(facts: Mapping[str, Any], lines: Sequence[Line]) -> str:

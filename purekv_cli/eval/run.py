@@ -16,7 +16,7 @@ from purekv_cli.commands.options import ClipFlags, ModelFlags
 from purekv_cli.errors import BatchFailures, UsageError
 from purekv_cli.eval import plot, table
 from purekv_cli.eval.datasets import load
-from purekv_cli.eval.export import check_target, to_json, to_markdown
+from purekv_cli.eval.export import to_json, to_markdown
 from purekv_cli.eval.grading import KEY, Grading
 from purekv_cli.eval.ledger import Ledger
 from purekv_cli.eval.request import read_arms, read_suites, read_world
@@ -27,6 +27,7 @@ from purekv_cli.models import registry
 from purekv_cli.models.hub import weight_files
 from purekv_cli.presets import choose
 from purekv_cli.settings import Settings, settle
+from purekv_cli.targets import check_target
 from purekv_cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def run(where: str, flags: "EvalFlags", clip: ClipFlags, model: ModelFlags, argu
     """
     terminal = Terminal(flags.quiet)
     for path, suffix in ((flags.export_json, ".json"), (flags.export_markdown, ".md"), (flags.plot, ".png")):
-        check_target(path, suffix)
+        check_target(path, (suffix,))
     arms = read_arms(flags)
     settings = settle(clip, model)
     rendered = where == CLIPWORLD

@@ -5,7 +5,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from purekv_cli.errors import OutOfResources, UsageError
+from purekv_cli import targets
+from purekv_cli.errors import OutOfResources
 from purekv_cli.report import html, markdown
 from purekv_cli.report.record import Record, to_json
 
@@ -18,15 +19,7 @@ FORMATS: dict[str, Callable[[Record], str]] = {
 
 def check_target(path: Path) -> None:
     """Raise UsageError unless a report of this name could be written."""
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(
-            f"a report cannot be {path.suffix or 'without a suffix'}", f"Name it {path.stem}.json, .md or .html."
-        )
-    parent = path.parent
-    if not parent.is_dir():
-        raise UsageError(f"there is no folder {str(parent)!r} for the report", "Create it first, or write elsewhere.")
-    if path.is_dir() or not os.access(path if path.exists() else parent, os.W_OK) or not os.access(parent, os.W_OK):
-        raise UsageError(f"cannot write the report {str(path)!r}", "Choose a file in a folder you may write to.")
+    targets.check_target(path, FORMATS)
 
 
 def write_report(record: Record, path: Path) -> None:

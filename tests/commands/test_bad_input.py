@@ -113,7 +113,7 @@ def test_a_wish_that_cannot_be(
 def test_a_read_only_folder_is_noticed_before_work(
     purekv: Purekv, clips: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("purekv_cli.report.write.os.access", lambda *_: False)  # root may write everywhere
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
     monkeypatch.setattr("purekv_cli.commands.answering.probe", None)
     ended, _, err = purekv(clips / "plain.mp4", "what?")
     assert ended == 2

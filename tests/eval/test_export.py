@@ -1,13 +1,9 @@
 """What is written: JSON that holds every count, Markdown that says how it was made."""
 
 import json
-from pathlib import Path
 
-import pytest
-
-from purekv_cli.errors import UsageError
 from purekv_cli.eval.arms import Arm
-from purekv_cli.eval.export import check_target, to_json, to_markdown
+from purekv_cli.eval.export import to_json, to_markdown
 from purekv_cli.eval.summary import summarise
 from tests.eval.graded import FULL, answers, items
 
@@ -34,11 +30,3 @@ def test_markdown_says_how_it_was_made() -> None:
     text = to_markdown(FACTS, summarise(answers(items(2, 2), Arm("dense", "1", "unknown"))))
     assert "- command: purekv eval clipworld" in text
     assert "## medium" in text
-
-
-@pytest.mark.parametrize("name", ["x.txt", "no/such/folder/x.json"])
-def test_a_file_that_cannot_be_written_is_noticed(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="cannot write"):
-        check_target(tmp_path / name, ".json")
-    check_target(tmp_path / "x.json", ".json")
-    check_target(None, ".json")
