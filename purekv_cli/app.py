@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from purekv_cli import __version__
-from purekv_cli.commands import ask, batch, bench, calibrate, demo, doctor, models, policies, presets, probe
+from purekv_cli.commands import ask, batch, bench, calibrate, demo, doctor, explain, models, policies, presets, probe
 from purekv_cli.commands import eval as evaluation
 from purekv_cli.errors import PureKVError
 from purekv_cli.terminal import ReaderLeft, Terminal
@@ -51,6 +51,7 @@ app.command("batch")(batch.batch)
 app.command("probe")(probe.probe)
 app.command("bench")(bench.bench)
 app.command("eval")(evaluation.eval_)
+app.command("explain")(explain.explain)
 app.command("calibrate")(calibrate.calibrate)
 app.command("demo")(demo.demo)
 app.command("models")(models.models)

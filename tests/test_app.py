@@ -9,7 +9,9 @@ from purekv_cli import __version__
 from purekv_cli.app import main
 
 HEAVY = ("torch", "transformers", "av", "numpy", "PIL", "huggingface_hub", "jinja2")
-VERBS = ("ask", "batch", "probe", "bench", "eval", "calibrate", "demo", "models", "presets", "policies", "doctor")
+VERBS = (
+    "ask", "batch", "probe", "bench", "eval", "explain", "calibrate", "demo", "models", "presets", "policies", "doctor",
+)  # fmt: skip
 
 
 def imported_by(*arguments: str) -> set[str]:

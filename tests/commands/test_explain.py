@@ -1,0 +1,186 @@
+"""`purekv explain` from end to end, with the demo model on its own clip and a tiny random one where that is enough."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from purekv_cli.app import main
+from purekv_cli.demo import sample_clip
+from purekv_cli.explain.sheet import corner, layout
+from purekv_cli.video.decode import decode
+from purekv_cli.video.probe import probe
+from purekv_cli.video.sample import SampleSpec, sample
+from tests.clips import Recipe, make
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+def run(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["explain", *map(str, arguments), "--device", "cpu"])
+    out, err = capfd.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    sample_clip(path)
+    return path
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, bundle: Path) -> tuple[str | Path, ...]:
+    """Arguments for a short clip and the tiny model."""
+    path = make(tmp_path, Recipe("a.mp4", ticks=tuple(range(6)))).path
+    return (path, "why?", "-m", bundle, "--max-tokens", "4", "--dtype", "float32")
+
+
+def test_what_is_written_agrees_with_the_engine(capfd: pytest.CaptureFixture[str], clip: Path, tmp_path: Path) -> None:
+    folder, question = tmp_path / "out", "what happens?"
+    code, out, err = run(capfd, clip, question, "-m", "demo", "--json", "-o", folder, "--overlay", tmp_path / "o.mp4")
+    assert code == 0, err
+    record = json.loads(out)
+    (answer,) = record["answers"]
+    assert sorted(path.name for path in folder.iterdir()) == ["contact.png", "explain.html", "kept.npz", "timeline.png"]
+    assert (tmp_path / "o.mp4").stat().st_size > 0
+    with np.load(folder / "kept.npz") as kept:
+        assert kept["counts"].mean() == pytest.approx(answer["stats"]["kept_tokens"])
+        assert ((kept["positions"] >= 0).sum(-1) == kept["counts"]).all()
+        assert kept["positions"].max() == answer["stats"]["prompt_tokens"] - 1  # the text after the video stays
+        assert kept["grid"].tolist() == record["sample"]["grid"]
+        assert kept["times"] == pytest.approx(record["sample"]["times"])
+        inside = np.isin(kept["positions"], kept["video"]).sum()
+        share = inside / (kept["video"].size * kept["counts"].size)
+    page = (folder / "explain.html").read_text(encoding="utf-8")
+    assert f"{share:.1%}" in page
+    assert f"{inside:,}" in page
+    assert answer["text"] in page
+    inlined = [base64.b64decode(data) for data in re.findall(r"data:image/png;base64,([^\"]+)", page)]
+    assert inlined == [(folder / name).read_bytes() for name in ("contact.png", "timeline.png")]
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert page.count("prefers-color-scheme: dark") == 2
+    assert page.count("<h2>What was kept</h2>") == page.count("<h2>Memory of the KV cache</h2>") == 1
+    assert "█" in err
+    assert "written: " in err
+
+
+def test_the_answer_alone_is_on_stdout(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, tiny: tuple[str | Path, ...]
+) -> None:
+    code, out, err = run(capfd, *tiny, "-o", tmp_path / "out", "--quiet")
+    assert (code, err) == (0, "")
+    with pytest.raises(SystemExit):
+        main(["ask", *map(str, tiny), "--quiet", "--device", "cpu"])
+    assert out == capfd.readouterr().out
+
+
+def test_dense_keeps_everything_and_all_is_bright(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, tiny: tuple[str | Path, ...]
+) -> None:
+    code, out, err = run(capfd, make(tmp_path, Recipe()).path, *tiny[1:], "--dense", "--json", "-o", tmp_path / "out")
+    assert code == 0, err
+    with np.load(tmp_path / "out" / "kept.npz") as kept:
+        assert (kept["counts"] == kept["prompt_tokens"]).all()
+    assert "100.0%" in (tmp_path / "out" / "explain.html").read_text(encoding="utf-8")
+    sampled = json.loads(out)["sample"]
+    info = probe(Path(json.loads(out)["video"]["path"]))
+    frames = decode(info, sample(info, SampleSpec()), (sampled["height"], sampled["width"])).pixels
+    columns, size = layout(len(frames), *frames.shape[1:3])
+    assert len(frames) == len(sampled["times"]) > 4
+    with Image.open(tmp_path / "out" / "contact.png") as picture:
+        for place, frame in enumerate(frames):
+            x, y = corner(place, columns, size)
+            shown = picture.crop((x, y, x + size[0], y + size[1]))
+            assert shown == Image.fromarray(frame).resize(size, Image.Resampling.BOX)
+
+
+def test_what_is_asked_cannot_break_the_page(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, tiny: tuple[str | Path, ...]
+) -> None:
+    video, _, *rest = tiny
+    asked = "</style>  <h2>Memory of the KV cache</h2>?"
+    assert run(capfd, video, asked, *rest, "--budget", "0.9", "-o", tmp_path)[0] == 0
+    page = (tmp_path / "explain.html").read_text(encoding="utf-8")
+    assert page.count("</style>") == page.count("<h2>Memory of the KV cache</h2>") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (("-o", "{}/a.mp4"), "is a file"),
+        (("-o", "{}/no/where"), "there is no folder"),
+        (("--overlay", "{}/overlay.avi"), "overlay.mp4"),
+        (("--overlay", "{}/no/o.mp4"), "no such folder"),
+        (("--layer", "3"), "layers 0 to 2"),
+        (("--layer", "-1"), "no layer -1"),
+    ],
+)
+def test_what_cannot_be_is_said_in_two_lines_and_nothing_is_written(
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    tiny: tuple[str | Path, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...],
+    what: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("purekv_cli.pipeline.decode", None)
+    code, out, err = run(capfd, *tiny, *(flag.format(tmp_path) for flag in flags))
+    assert (code, out) == (2, "")
+    assert what in "".join(err.splitlines(keepends=True)[-2:])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_a_folder_that_may_not_be_written_to_is_said_before_any_work(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, tiny: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: not mode & os.W_OK and readable(path, mode, **more))
+    code, out, err = run(capfd, *tiny, "-o", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert "cannot write into" in err
+
+
+def test_a_full_disk_leaves_no_half_of_it(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, tiny: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("purekv_cli.explain.chart.draw", full)
+    code, out, err = run(capfd, *tiny, "-o", tmp_path / "out")
+    assert code == 5
+    assert out.endswith("\n")
+    assert "No space left" in err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_draws_the_page(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, tiny: tuple[str | Path, ...], scheme: str
+) -> None:
+    assert run(capfd, *tiny, "-o", tmp_path)[0] == 0
+    shot, page = tmp_path / "shot.png", (tmp_path / "explain.html").as_uri()
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'home'}"]
+    flags += ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
+    subprocess.run(
+        [str(BROWSER), *flags, f"--screenshot={shot}", "--window-size=1000,2400", page],
+        check=True,
+        timeout=60,
+        capture_output=True,
+    )
+    with Image.open(io.BytesIO(shot.read_bytes())) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    assert (pixels[5, 5].mean() < 80) == (scheme == "dark")
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500  # the pictures are drawn
