@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from purekv_cli.batch.job import Key
-from purekv_cli.batch.ledger import encoded, key_of
+from purekv_cli.batch.ledger import key_of
+from purekv_cli.ledger import encoded
 from purekv_cli.terminal import Terminal
 
 

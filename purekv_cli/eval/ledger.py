@@ -1,11 +1,9 @@
 """Finished work on disk, one JSON line a result, so that a run that was stopped goes on where it was.
 
-The first line holds the settings that every result depends on; a file of other settings is refused, never mixed. Lines
-are flushed as soon as they are whole. What a crash tore off at the end is cut away when the file is opened again, and
-that work is done again. Files of the same settings may be concatenated.
+The first line holds the settings that every result depends on; a file of other settings is refused, never mixed. What
+a crash tore off at the end is done again. Files of the same settings may be concatenated.
 """
 
-import fcntl
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +11,9 @@ from types import TracebackType
 from typing import Any
 
 from purekv_cli.errors import UsageError
+from purekv_cli.ledger import LineFile, encoded, parsed
 
 SCHEMA_VERSION = 1
-_UTF8 = ("utf-8", "backslashreplace")  # what is no text in a file name becomes an escape of JSON
 _HINT = "Name another file for the results, or run with the settings of this one."
 
 Row = dict[str, Any]
@@ -36,23 +34,15 @@ class Ledger:
             UsageError: the file cannot be written, is something else, or was made with other settings.
         """
         self.done: dict[Key, Row] = {}  # in the order of the file; of equal keys the last line counts
-        self._path, self._fields, self._stream = path, tuple(key), None
+        self._path, self._fields = path, tuple(key)
         self._settings: Row = json.loads(json.dumps(settings))  # as they are read back
-        if path is None:
-            return
-        try:
-            self._stream = path.open("ab")
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system drops it with the process
-            whole = self._read(path)
-            self._stream.truncate(whole)
-        except BlockingIOError:
-            raise UsageError(f"another run is writing {path}", "Wait for it, or name another file.") from None
-        except OSError as error:
-            raise UsageError(
-                f"cannot write {str(path)!r}: {error.strerror}", "Choose a file in a folder you may write to."
-            ) from error
-        if not whole:
-            self._write([self._header])
+        self._file = LineFile(path) if path else None
+        if self._file:
+            try:
+                self._continue(self._file)
+            except BaseException:
+                self._file.close()
+                raise
 
     @property
     def _header(self) -> Row:
@@ -66,7 +56,8 @@ class Ledger:
         """Append results that belong together; a crash from now on leaves them there."""
         lines = [dict(row) for row in rows]
         self.done |= {self.key(line): line for line in lines}
-        self._write(lines)
+        if self._file:
+            self._file.append(b"".join(map(encoded, lines)))
 
     def __enter__(self) -> "Ledger":
         return self
@@ -74,32 +65,28 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._stream:
-            self._stream.close()
+        if self._file:
+            self._file.close()
 
-    def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        if self._stream:
-            self._stream.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode(*_UTF8))
-            self._stream.flush()
-
-    def _read(self, path: Path) -> int:
-        """Remember every whole line; the bytes that they take."""
+    def _continue(self, file: LineFile) -> None:
+        """Remember every whole line, and cut off what is none."""
         whole = 0
-        with path.open("rb") as stream:
-            for number, text in enumerate(stream, 1):
-                if not text.endswith(b"\n"):
-                    if whole or json.dumps(self._header, ensure_ascii=False).encode(*_UTF8).startswith(text):
-                        break  # torn: it is cut off and its work done again
-                    raise self._foreign(number)
-                line = _parse(text)
-                if "settings" in line:
-                    self._check(line)
-                elif whole and all(field in line for field in self._fields):
-                    self.done[self.key(line)] = line
-                else:
-                    raise self._foreign(number)
-                whole += len(text)
-        return whole
+        for number, text in enumerate(file, 1):
+            if not text.endswith(b"\n"):
+                if whole or encoded(self._header).startswith(text):
+                    break  # torn: it is cut off and its work done again
+                raise self._foreign(number)
+            line = parsed(text) or {}
+            if "settings" in line:
+                self._check(line)
+            elif whole and all(field in line for field in self._fields):
+                self.done[self.key(line)] = line
+            else:
+                raise self._foreign(number)
+            whole += len(text)
+        file.cut(whole)
+        if not whole:
+            file.append(encoded(self._header))
 
     def _check(self, line: Row) -> None:
         if line.get("schema_version") != SCHEMA_VERSION:
@@ -114,11 +101,3 @@ class Ledger:
 
     def _foreign(self, number: int) -> UsageError:
         return UsageError(f"line {number} of {self._path} is no result of this kind", "Name another file, or mend it.")
-
-
-def _parse(text: bytes) -> Row:
-    try:
-        line = json.loads(text)
-    except ValueError:
-        return {}
-    return line if isinstance(line, dict) else {}

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purekv_cli.batch.ledger import Ledger, encoded, key_of, records
+from purekv_cli.batch.ledger import Ledger, key_of, records
 from purekv_cli.errors import OutOfResources, UsageError
+from purekv_cli.ledger import encoded
 
 SETTINGS = {"method": {"budget": "0.2"}}
 
