@@ -3,7 +3,7 @@
 from purekv_cli.explain.timeline import Timeline
 from purekv_cli.report.units import clock
 
-WIDTH, ROWS = 60, 3
+NARROW, WIDTH, ROWS = 16, 60, 3
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -13,7 +13,7 @@ def blocks(timeline: Timeline, rows: int = ROWS) -> list[str]:
     levels = [round(float(share) / most * 8 * rows) if most else 0 for share in timeline.shares]
     lines = ["".join(_BLOCKS[min(8, max(0, level - 8 * row))] for level in levels) for row in reversed(range(rows))]
     start, end = clock(float(timeline.edges[0])), clock(float(timeline.edges[-1]))
-    ends = f"{start}{end:>{max(1, len(levels) - len(start))}}"
+    ends = f"{start} {end:>{max(1, len(levels) - len(start) - 1)}}"
     lines[0] += f"  {most:.0%}"
     lines[-1] += "  0%, kept share of the video"
     return [*lines, ends]

@@ -32,7 +32,7 @@ def render(record: Record, kept: Kept, timeline: Timeline, whose: str, plan: str
     seconds, peak = timeline.peak
     section = files("purekv_cli.explain").joinpath("section.html.j2").read_text(encoding="utf-8")
     style, _, body = (
-        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
         .from_string(section)
         .render(
             plan=plan,

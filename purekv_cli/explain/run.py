@@ -9,7 +9,7 @@ from purekv_cli.commands.model import ChosenModel, choose_model
 from purekv_cli.demo import NOTICE
 from purekv_cli.errors import UsageError
 from purekv_cli.explain import chart, page
-from purekv_cli.explain.blocks import WIDTH, blocks
+from purekv_cli.explain.blocks import NARROW, WIDTH, blocks
 from purekv_cli.explain.folder import check_folder, moved_into
 from purekv_cli.explain.kept import Kept, read_kept
 from purekv_cli.explain.overlay import write_overlay
@@ -58,8 +58,8 @@ def run(video: Path, question: str, flags: "ExplainFlags", settings: Settings) -
     _write(folder, flags, done, record, kept, plan_line(plan, model.describe()))
     if output.report:
         write_report(record, output.report)
-    timeline = in_bins(kept, min(WIDTH, max(8, round(kept.end - float(kept.times[0])))), flags.layer)
-    for line in blocks(timeline):
+    seconds = round(kept.end - float(kept.times[0]))
+    for line in blocks(in_bins(kept, min(WIDTH, max(NARROW, seconds)), flags.layer)):
         terminal.note(line, style="default")
     for written in (folder / "explain.html", flags.overlay, output.report):
         if written:
