@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,24 +85,62 @@ def test_the_answer_alone_is_on_stdout(
     assert out == capfd.readouterr().out
 
 
+def decoded(record: dict[str, Any]) -> np.ndarray:
+    """The frames that a run with default sampling read, uint8 [F, h, w, 3]."""
+    info = probe(Path(record["video"]["path"]))
+    size = (record["sample"]["height"], record["sample"]["width"])
+    return decode(info, sample(info, SampleSpec()), size).pixels
+
+
+def on_the_sheet(folder: Path, frames: np.ndarray) -> list[np.ndarray]:
+    """Every frame as contact.png shows it, uint8 [h, w, 3]."""
+    columns, (width, height) = layout(len(frames), *frames.shape[1:3])
+    with Image.open(folder / "contact.png") as picture:
+        places = [corner(place, columns, (width, height)) for place in range(len(frames))]
+        return [np.asarray(picture.crop((x, y, x + width, y + height))) for x, y in places]
+
+
+def test_patches_that_all_heads_keep_are_bright_and_dropped_ones_dim(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, tiny: tuple[str | Path, ...]
+) -> None:
+    code, out, err = run(capfd, make(tmp_path, Recipe()).path, *tiny[1:], "--budget", "0.4", "--json", "-o", tmp_path)
+    assert code == 0, err
+    frames = decoded(json.loads(out))
+    with np.load(tmp_path / "kept.npz") as kept:
+        heads = [set(row) for layer in kept["positions"].tolist() for row in layer]
+        holding = np.array([sum(token in head for head in heads) for token in kept["video"].tolist()])
+        grid, steps = kept["grid"], kept["steps"]
+    holding = holding.reshape(grid)
+    found = {0: 0, len(heads): 0}
+    for frame, shown, step in zip(frames, on_the_sheet(tmp_path, frames), steps, strict=True):
+        plain = np.asarray(Image.fromarray(frame).resize(shown.shape[1::-1], Image.Resampling.BOX)).astype(int)
+        for row, column in np.ndindex(*grid[1:]):
+            y, x = (int((place + 0.5) * edge / count) for place, edge, count in
+                    zip((row, column), shown.shape, grid[1:], strict=False))  # fmt: skip
+            held = int(holding[step, row, column])
+            if held == len(heads):
+                assert abs(shown[y, x] - plain[y, x]).max() <= 1
+            elif held == 0:
+                assert np.ptp(shown[y, x]) <= 1  # grey
+                assert shown[y, x].max() <= plain[y, x].max() / 4 + 1
+            found[held] = found.get(held, 0) + 1
+    assert found[0] > 0
+    assert found[len(heads)] > 0
+
+
 def test_dense_keeps_everything_and_all_is_bright(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, tiny: tuple[str | Path, ...]
 ) -> None:
-    code, out, err = run(capfd, make(tmp_path, Recipe()).path, *tiny[1:], "--dense", "--json", "-o", tmp_path / "out")
+    code, out, err = run(capfd, make(tmp_path, Recipe()).path, *tiny[1:], "--dense", "--json", "-o", tmp_path)
     assert code == 0, err
-    with np.load(tmp_path / "out" / "kept.npz") as kept:
+    with np.load(tmp_path / "kept.npz") as kept:
         assert (kept["counts"] == kept["prompt_tokens"]).all()
-    assert "100.0%" in (tmp_path / "out" / "explain.html").read_text(encoding="utf-8")
-    sampled = json.loads(out)["sample"]
-    info = probe(Path(json.loads(out)["video"]["path"]))
-    frames = decode(info, sample(info, SampleSpec()), (sampled["height"], sampled["width"])).pixels
-    columns, size = layout(len(frames), *frames.shape[1:3])
-    assert len(frames) == len(sampled["times"]) > 4
-    with Image.open(tmp_path / "out" / "contact.png") as picture:
-        for place, frame in enumerate(frames):
-            x, y = corner(place, columns, size)
-            shown = picture.crop((x, y, x + size[0], y + size[1]))
-            assert shown == Image.fromarray(frame).resize(size, Image.Resampling.BOX)
+    assert "100.0%" in (tmp_path / "explain.html").read_text(encoding="utf-8")
+    frames = decoded(json.loads(out))
+    assert len(frames) > 4
+    for frame, shown in zip(frames, on_the_sheet(tmp_path, frames), strict=True):
+        plain = Image.fromarray(frame).resize(shown.shape[1::-1], Image.Resampling.BOX)
+        assert (shown == np.asarray(plain)).all()
 
 
 def test_what_is_asked_cannot_break_the_page(
