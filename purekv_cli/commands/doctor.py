@@ -22,7 +22,7 @@ from purekv_cli.settings import cache_path, config_path
 from purekv_cli.terminal import page
 
 NEEDED = ("torch", "transformers", "av", "numpy", "pillow", "safetensors", "huggingface-hub", "typer", "rich")
-OPTIONAL = ("triton", "flash-attn", "flash-attn-4", "accelerate", "hf-xet")
+OPTIONAL = ("triton", "accelerate", "hf-xet")
 
 
 @with_flags
