@@ -25,6 +25,7 @@ from purekv_cli.video.sample import Mode, SamplePlan, SampleSpec, sample
 if TYPE_CHECKING:
     from purekv_cli.models.base import Adapter
     from purekv_cli.runtime.sampling import Generation
+    from purekv_cli.runtime.session import Session
 
 HEARING = "DAMO-NLP-SG/VideoLLaMA2.1-7B-AV"
 TEXT_TOKENS = 40  # of a chat template and a question: plans are estimates, statistics count
@@ -140,6 +141,7 @@ class Run:
     plan: Plan
     frames: Frames | None = None
     answers: list[Answer] = field(default_factory=list)
+    session: "Session | None" = None  # the engine's, as the last answer left it
 
     def decode(self, tell: Listener) -> Frames:
         """Read the frames of the plan, before a model is there: what cannot be read is said at once."""
@@ -151,11 +153,23 @@ class Run:
     def ask(
         self, adapter: "Adapter", questions: Sequence[str], generation: "Generation", tell: Listener
     ) -> list[Answer]:
-        """Answer the questions in turn; a policy that ignores the question shares one prefill among them.
+        """Answer the questions in turn; a policy that ignores the question shares one prefill among them."""
+        session = self.open(adapter, questions[0], tell, once=len(questions) == 1)
+        for question in questions:
+            turn = session.first if session.once else session.ask
+            for event in turn(question, generation):
+                if isinstance(event, Answer):
+                    self.answers.append(event)
+                tell(event)
+        return self.answers
+
+    def open(self, adapter: "Adapter", question: str, tell: Listener, *, once: bool = False) -> "Session":
+        """The engine's session about the clip, whose inputs ask `question`; `once`: nothing else will be asked.
 
         Frames that were not decoded before are now, while a GPU's vision tower works on the first of them.
         """
         from purekv_cli.runtime.engine import Engine
+        from purekv_cli.runtime.session import Session
         from purekv_cli.runtime.vision_stream import decode_and_embed
 
         frames, features = self.frames, None
@@ -164,20 +178,10 @@ class Run:
             frames, features = decode_and_embed(adapter, plan.info, plan.sample, plan.size, _told(tell))
             self.frames = frames = self.with_sound(frames)
         began = time.perf_counter()
-        inputs = adapter.prepare(frames, questions[0], features)
+        inputs = adapter.prepare(frames, question, features)
         spent = {"decode_seconds": frames.decode_seconds, "prepare_seconds": time.perf_counter() - began}
-        engine = Engine(adapter, self.plan.method)
-        session = engine.open(inputs, **spent)
-        for question in questions:
-            alone = len(questions) == 1
-            events = (
-                engine.answer(inputs, question, generation, **spent) if alone else session.ask(question, generation)
-            )
-            for event in events:
-                if isinstance(event, Answer):
-                    self.answers.append(event)
-                tell(event)
-        return self.answers
+        self.session = Session(Engine(adapter, self.plan.method), inputs, **spent, once=once)
+        return self.session
 
     def with_sound(self, frames: Frames) -> Frames:
         """The frames with the sound of their range, if the plan listens to it."""

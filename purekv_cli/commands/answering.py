@@ -1,4 +1,4 @@
-"""What `ask` and `demo` share: plan, work, and show answers as they come.
+"""What `ask`, `demo`, `explain` and `chat` share: plan, work, and show answers as they come.
 
 stdout holds the answers and nothing else; with several questions each line is `question<TAB>answer`. The order is:
 everything that can be wrong is found first (report path, file, model, policy, range), then the plan line, then work.
@@ -6,6 +6,7 @@ everything that can be wrong is found first (report path, file, model, policy, r
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from purekv_cli.commands.model import ChosenModel, choose_model
 from purekv_cli.demo import NOTICE
@@ -16,9 +17,14 @@ from purekv_cli.report.record import SCHEMA_VERSION, dumps, to_json
 from purekv_cli.report.stats import stats_table
 from purekv_cli.report.write import check_target, write_report
 from purekv_cli.runtime.events import Answer, Event, Progress, Text
-from purekv_cli.settings import Settings
+from purekv_cli.settings import OutputSettings, Settings
 from purekv_cli.terminal import Terminal
+from purekv_cli.video.info import VideoInfo
 from purekv_cli.video.probe import probe
+
+if TYPE_CHECKING:
+    from purekv_cli.models.base import Adapter
+    from purekv_cli.runtime.sampling import Generation
 
 ROOM = "note: free memory has room for about {} of {} video tokens; choose with --max-frames or --max-pixels"
 SHARE = "policy {} reads the question, so the video is prefilled once per question; --observe template shares it"
@@ -30,29 +36,14 @@ def answer(video: Path, questions: Sequence[str], settings: Settings) -> None:
     terminal = Terminal(output.quiet)
     if output.report and not output.dry_run:
         check_target(output.report)
-    info = probe(video)
-    model = choose_model(settings, terminal)
-    plan = make_plan(info, model.geometry, model.names, settings, model.dtype.itemsize)
-    room = model.room()
-    if room is not None and 0 < room < plan.video_tokens:
-        terminal.note(ROOM.format(room, plan.video_tokens), style="yellow")
-        plan = make_plan(info, model.geometry, model.names, settings, model.dtype.itemsize, room)
-    shared = shares_prefill(plan.method)
-    terminal.note(plan_line(plan, model.describe()))
-    for note in (info.damage, plan.sample.note):
-        if note:
-            terminal.note(f"note: {note}", style="yellow")
-    if model.source.is_demo:
-        terminal.note(NOTICE, style="yellow")
-    if len(questions) > 1 and not shared:
+    plan, model = planned(video, settings, terminal)
+    if len(questions) > 1 and not shares_prefill(plan.method):
         terminal.note(SHARE.format(plan.method.policy))
     if output.dry_run:
-        if output.json:
-            facts = {"video": video_facts(info), **plan_facts(plan), "model": model.facts()}
-            terminal.write(dumps({"schema_version": SCHEMA_VERSION, **facts}))
+        show_plan(plan, model, output, terminal)
         return
-    run = _work(plan, model, questions, settings, terminal)
-    _tell_ways(run, settings, terminal)
+    run = answered(plan, model, questions, settings, terminal)
+    tell_ways(run.plan, run.answers, settings, terminal)
     record = build(run, model.facts())
     if output.json:
         terminal.write(to_json(record))
@@ -63,35 +54,91 @@ def answer(video: Path, questions: Sequence[str], settings: Settings) -> None:
         terminal.note(f"report: {output.report}")
 
 
-def _work(plan: Plan, model: ChosenModel, questions: Sequence[str], settings: Settings, terminal: Terminal) -> Run:
-    from purekv_cli.runtime.sampling import Generation
+def planned(video: Path, settings: Settings, terminal: Terminal) -> tuple[Plan, ChosenModel]:
+    """What will be read, and by which model; said on stderr. No weights are loaded and nothing is decoded.
 
-    allow(settings.method.kernels)
-    wish = settings.model
-    generation = Generation(wish.max_tokens, wish.temperature, wish.top_p, wish.seed)
-    screen = Screen(terminal, questions, silent=settings.output.json, stream=not settings.output.no_stream)
+    Raises:
+        UnreadableInput, UsageError, ModelUnavailable, OutOfResources: no such file, model, device, policy, range.
+    """
+    info = probe(video)
+    model = choose_model(settings, terminal)
+    plan = plan_for(info, model, model.room(), settings, terminal)
+    if model.source.is_demo:
+        terminal.note(NOTICE, style="yellow")
+    return plan, model
+
+
+def plan_for(info: VideoInfo, model: ChosenModel, room: int | None, settings: Settings, terminal: Terminal) -> Plan:
+    """The plan for a clip, told with its notes; `room`: of `ChosenModel.room`, before the weights are there."""
+    wanted = (info, model.geometry, model.names, settings, model.dtype.itemsize)
+    plan = make_plan(*wanted)
+    if room is not None and 0 < room < plan.video_tokens:
+        terminal.note(ROOM.format(room, plan.video_tokens), style="yellow")
+        plan = make_plan(*wanted, room)
+    terminal.note(plan_line(plan, model.describe()))
+    for note in (info.damage, plan.sample.note):
+        if note:
+            terminal.note(f"note: {note}", style="yellow")
+    return plan
+
+
+def show_plan(plan: Plan, model: ChosenModel, output: OutputSettings, terminal: Terminal) -> None:
+    """What --dry-run leaves on stdout."""
+    if output.json:
+        facts = {"video": video_facts(plan.info), **plan_facts(plan), "model": model.facts()}
+        terminal.write(dumps({"schema_version": SCHEMA_VERSION, **facts}))
+
+
+def answered(plan: Plan, model: ChosenModel, questions: Sequence[str], settings: Settings, terminal: Terminal) -> Run:
+    """The plan carried out: answers go to stdout as they come, and are in the run with the engine's session."""
+    output = settings.output
+    screen = Screen(terminal, questions, silent=output.json, stream=not output.no_stream)
     try:
         run = Run(plan)
-        run.decode(screen.show)  # before the model is loaded: what cannot be read is said at once
-        if run.frames and run.frames.damage and run.frames.damage != plan.info.damage:
-            screen.stages.clear()
-            terminal.note(f"note: {run.frames.damage}", style="yellow")
-        adapter = model.load(settings.model.device, terminal, screen.show)
-        run.ask(adapter, questions, generation, screen.show)
+        read_frames(run, screen, terminal)  # before the model is loaded: what cannot be read is said at once
+        adapter = load(model, settings, screen, terminal)
+        run.ask(adapter, questions, generation(settings), screen.show)
     finally:
         screen.close()
-    if settings.output.verbose:
-        from purekv_cli.runtime.vision import explain
-
-        known, why = explain(adapter.model)
-        terminal.note(f"vision {'from the weights' if known else 'through transformers'}: {why}")
     return run
 
 
-def _tell_ways(run: Run, settings: Settings, terminal: Terminal) -> None:
+def read_frames(run: Run, screen: "Screen", terminal: Terminal) -> None:
+    """Decode the clip; damage that only decoding finds is said.
+
+    Raises:
+        UnreadableInput, OutOfResources: nothing of it can be decoded; no room for its frames.
+    """
+    damage = run.decode(screen.show).damage
+    if damage and damage != run.plan.info.damage:
+        screen.stages.clear()
+        terminal.note(f"note: {damage}", style="yellow")
+
+
+def load(model: ChosenModel, settings: Settings, screen: "Screen", terminal: Terminal) -> "Adapter":
+    """The model, with the kernels that the settings allow; with -v, which way its vision tower goes."""
+    allow(settings.method.kernels)
+    adapter = model.load(settings.model.device, terminal, screen.show)
+    if settings.output.verbose:
+        from purekv_cli.runtime.vision import explain
+
+        screen.stages.clear()
+        known, why = explain(adapter.model)
+        terminal.note(f"vision {'from the weights' if known else 'through transformers'}: {why}")
+    return adapter
+
+
+def generation(settings: Settings) -> "Generation":
+    from purekv_cli.runtime.sampling import Generation
+
+    wish = settings.model
+    return Generation(wish.max_tokens, wish.temperature, wish.top_p, wish.seed)
+
+
+def tell_ways(plan: Plan, answers: Sequence[Answer], settings: Settings, terminal: Terminal) -> None:
     """Which way prompt and answer went: with -v always, else only where something asked for was not done."""
-    for stats in (answer.stats for answer in run.answers):
-        if run.plan.method.propagate and not stats.propagated and stats.prefill_path:
+    for stats in (answer.stats for answer in answers):
+        if plan.method.propagate and not stats.propagated and stats.prefill_path:
             terminal.note(f"note: all tokens flowed through all layers ({stats.prefill_path})", style="yellow")
         if settings.output.verbose:
             terminal.note(f"prefill {stats.prefill_path or 'shared'}; tokens {stats.decode_path or 'none'}")
