@@ -132,7 +132,9 @@ def upload(frames: Tensor, device: torch.device) -> Tensor:
     """Bytes on the device; a GPU fetches them itself, from pinned memory, while the CPU goes on."""
     if device.type != "cuda":
         return frames.to(device)
-    return frames.contiguous().pin_memory().to(device, non_blocking=True)
+    pinned = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
+    np.copyto(pinned.numpy(), frames.numpy())  # by one thread: all of torch's would take the cores from the decoder
+    return pinned.to(device, non_blocking=True)
 
 
 def to_patches(frames: Tensor, geometry: ModelGeometry, scale: PixelScale) -> Tensor:
