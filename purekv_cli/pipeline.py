@@ -47,7 +47,8 @@ class Plan:
     prompt_tokens: int  # estimate: the text is counted when it is tokenised
     kept_tokens: int  # estimate
     bytes_per_value: int
-    audio_tokens: int = 0  # of the clip's sound; 0: it is not listened to
+    audio_tokens: int = 0  # of the clip's sound; an estimate where they depend on its length
+    listens: bool = False  # to the clip's sound
 
     @property
     def video_tokens(self) -> int:
@@ -108,19 +109,24 @@ def make_plan(
             f"Give --propagate a layer from 1 to {geometry.layers - 1}.",
         )
     clip = clip_settings(preset, settings.clip)
-    if settings.sound.audio and not geometry.audio_tokens:
+    if settings.sound.audio and not geometry.hears:
         raise UsageError("this model hears nothing", f"Leave out --audio, or take one that does, such as -m {HEARING}.")
-    audio = geometry.audio_tokens if settings.sound.audio else 0
     size = geometry.frame_size(info.height, info.width, clip.max_pixels)
     per_frame = geometry.tokens_per_frame(info.height, info.width, clip.max_pixels)
     chosen = sample(info, sample_spec(clip, geometry), per_frame, room)
     grid = geometry.grid(len(chosen.times), info.height, info.width, clip.max_pixels)
+    seconds = chosen.end - chosen.start if info.audio else 0.0
+    audio = geometry.tokens_of_sound(seconds) if settings.sound.audio else 0
+    if audio and geometry.audio_rate and seconds > geometry.audio_seconds:
+        unheard = f"of the sound, the model hears the first {geometry.audio_seconds:.0f} s"
+        chosen = replace(chosen, note="; ".join(note for note in (chosen.note, unheard) if note))
     prompt = math.prod(grid) + audio + TEXT_TOKENS
     kept = prompt
     if method.policy != "dense":
         at_least = 1  # of the text: the engine knows it all, and refuses a budget that does not hold it
         kept = method.budget.entries(prompt, at_least, geometry.kv_bytes(1, bytes_per_value))
-    return Plan(info, chosen, size, grid, geometry, preset, method, prompt, kept, bytes_per_value, audio)
+    listens = settings.sound.audio
+    return Plan(info, chosen, size, grid, geometry, preset, method, prompt, kept, bytes_per_value, audio, listens)
 
 
 def _told(tell: Listener) -> Callable[[int, int], None]:
@@ -185,7 +191,7 @@ class Run:
 
     def with_sound(self, frames: Frames) -> Frames:
         """The frames with the sound of their range, if the plan listens to it."""
-        if not self.plan.audio_tokens:
+        if not self.plan.listens:
             return frames
         began = time.perf_counter()
         sound = decode_sound(self.plan.info, self.plan.sample.start, self.plan.sample.end)

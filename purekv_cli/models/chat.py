@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from purekv_cli.errors import ModelUnavailable
+from purekv_cli.errors import ModelUnavailable, UsageError
 from purekv_cli.method.layout import VideoLayout
 from purekv_cli.models.base import Inputs
 from purekv_cli.models.geometry import ModelGeometry
@@ -31,6 +31,7 @@ class Seen:
 
     features: dict[str, Tensor]  # of `Inputs`
     grid: Grid
+    tokens_of_sound: int = 0
 
 
 @dataclass(slots=True)
@@ -90,6 +91,11 @@ class VideoChat:
         return int(config.video_token_id)
 
     @property
+    def audio_id(self) -> int | None:
+        """Token that stands for one token of sound; None: the family hears nothing."""
+        return None
+
+    @property
     def device(self) -> torch.device:
         """Where the embeddings live, and so where inputs belong."""
         weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
@@ -101,7 +107,7 @@ class VideoChat:
         return Seen({"pixel_values_videos": pixels[None]}, (len(pixels), self.geometry.cells, self.geometry.cells))
 
     def write(self, frames: Frames, seen: Seen) -> tuple[str, list[int]]:
-        """What the prompt says in place of the placeholder, and how many tokens each of its video tokens stands for."""
+        """What the prompt says in place of the placeholder, and how many tokens each one written in it stands for."""
         steps, rows, columns = seen.grid
         return self.video_token, [steps * rows * columns]
 
@@ -115,15 +121,18 @@ class VideoChat:
         Args:
             features: [V, hidden], made of the frames while they were decoded; then no pixels are prepared.
         """
+        if frames.sound is not None and self.audio_id is None:
+            raise UsageError(f"{self.name} hears nothing", "Leave out --audio, or take an audio-visual checkpoint.")
         seen = self.see(frames, features)
         text, runs = self.write(frames, seen)
         head = self.prompt.head_ids(text)
         repeats = iter(runs)
-        ids = [token for token in head for _ in range(next(repeats) if token == self.video_id else 1)]
+        stands = {self.video_id, self.audio_id}
+        ids = [token for token in head for _ in range(next(repeats) if token in stands else 1)]
         prefix = len(ids)
-        filled = (torch.tensor(ids) == self.video_id).nonzero()[:, 0]
+        filled, heard = ((torch.tensor(ids) == token).nonzero()[:, 0] for token in (self.video_id, self.audio_id or -1))
         tokens = seen.grid[0] * seen.grid[1] * seen.grid[2]
-        if len(filled) < tokens or next(repeats, None) is not None:
+        if len(filled) < tokens or len(heard) != seen.tokens_of_sound or next(repeats, None) is not None:
             raise ModelUnavailable(
                 f"the chat template of {self.name} shows {len(filled)} video tokens, not {tokens}",
                 "Its tokenizer or chat template does not belong to its config.json.",
@@ -136,7 +145,7 @@ class VideoChat:
             attention_mask=torch.ones_like(on_device),
             position_ids=positions.to(self.device),
             next_position=int(positions[-3:].amax()) + 1,
-            layout=VideoLayout(row.shape[1], filled[:tokens], seen.grid),
+            layout=VideoLayout(row.shape[1], filled[:tokens], seen.grid, heard),
             features=seen.features,
             prefix=prefix,
             filled=filled if len(filled) > tokens else None,

@@ -10,12 +10,13 @@ qwen-vl-utils and of the Qwen2-VL video processor. A family whose tower takes sq
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 VIDEO_MIN_TOKENS, VIDEO_MAX_TOKENS = 128, 768  # of a frame
 VIDEO_MIN_PIXELS = VIDEO_MIN_TOKENS * 28 * 28  # per frame
 VIDEO_MAX_PIXELS = VIDEO_MAX_TOKENS * 28 * 28
+THINKER_RATE, THINKER_HEARS = 25, 300  # Qwen2.5-Omni: tokens a second of sound, seconds of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,23 @@ class ModelGeometry:
     crop: bool = False  # with `side`: the square is cut from the middle of the frame, not the whole frame squeezed
     frames: int | None = None  # that the model was trained on: so many are sampled, of the middles of equal parts
     max_frames: int | None = None  # that the model takes; None: no bound of its own
-    audio_tokens: int = 0  # that a clip's sound becomes, whatever its length; 0: the model hears nothing
+    audio_tokens: int = 0  # that a clip's sound becomes, whatever its length
+    audio_rate: int = 0  # tokens that a second of sound becomes instead
+    audio_seconds: float = 0.0  # with `audio_rate`: what lies beyond is not heard
 
     @property
     def cell(self) -> int:
         """Side of one video token in pixels, about."""
         return self.patch * self.merge if self.side is None else max(1, self.side // self.cells)
+
+    @property
+    def hears(self) -> bool:
+        """Whether the model takes sound."""
+        return bool(self.audio_tokens or self.audio_rate)
+
+    def tokens_of_sound(self, seconds: float) -> int:
+        """That so many seconds of sound become, about."""
+        return self.audio_tokens or round(self.audio_rate * min(seconds, self.audio_seconds))
 
     def frame_size(self, height: int, width: int, max_pixels: int | None = None) -> tuple[int, int]:
         """(height, width) a frame is resized to: multiples of `cell`, the area within the pixel bounds.
@@ -147,8 +159,10 @@ def single_frames(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | N
 
 
 def thinker(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> ModelGeometry:
-    """Of the part of Qwen2.5-Omni that sees and answers."""
-    return ModelGeometry.from_config(config.get("thinker_config") or config, preprocessor)
+    """Of the part of Qwen2.5-Omni that sees, hears and answers."""
+    sees = ModelGeometry.from_config(config.get("thinker_config") or config, preprocessor)
+    longest = (preprocessor or {}).get("chunk_length", THINKER_HEARS)
+    return replace(sees, audio_rate=THINKER_RATE, audio_seconds=float(longest))
 
 
 def video_pixel_bounds(preprocessor: Mapping[str, Any], cell: int = 28) -> tuple[int, int]:

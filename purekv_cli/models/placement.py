@@ -18,6 +18,7 @@ from purekv_cli.memory import free_memory
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _FLOATS = {"F64", "F32", "F16", "BF16"}  # safetensors' names of what is cast on loading
 _STORED = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}  # bytes of what is not
+_SPEECH = ("talker.", "token2wav.")  # parts of Qwen2.5-Omni that are never loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ def parameter_bytes(weights: Iterable[Path], dtype: torch.dtype) -> int:
     for path in weights:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                if name.startswith(_SPEECH):
+                    continue
                 entry = file.get_slice(name)
                 total += math.prod(entry.get_shape()) * (
                     dtype.itemsize if entry.get_dtype() in _FLOATS else _STORED.get(entry.get_dtype(), 1)

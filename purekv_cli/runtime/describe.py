@@ -38,7 +38,10 @@ def describe(
     merge = getattr(vision, "spatial_merge_size", 1)
     grids = given.get("video_grid_thw")
     sizes = [] if grids is None else [(t, h // merge, w // merge) for t, h, w in grids.tolist()]
-    prompt = Prompt.of_ids(ids, video, mask, sizes)
+    audio = getattr(config, "audio_token_id", None)
+    prompt = Prompt.of_ids(ids, video, mask, sizes, audio)
+    if audio is not None and bool((ids == audio).any()):
+        return prompt, _with_sound(model, ids, given, mask, prompt)
     if not hasattr(model.base_model, "rope_deltas"):
         return prompt, None
     if grids is not None and config.model_type.startswith("qwen3"):  # time stamps part the frames: one block each
@@ -58,6 +61,25 @@ def describe(
     )
     prompt.delta = (following - prompt.masks.valid.sum(-1))[:, None]
     return prompt, positions
+
+
+def _with_sound(
+    model: PreTrainedModel, ids: Tensor, given: Mapping[str, Any], mask: Tensor | None, prompt: Prompt
+) -> Tensor:
+    """Positions of a prompt with sound: the library's own, which are right."""
+    library: Any = model
+    lengths = given.get("feature_attention_mask")
+    rotary, prompt.delta = library.get_rope_index(
+        ids,
+        image_grid_thw=given.get("image_grid_thw"),
+        video_grid_thw=given.get("video_grid_thw"),
+        attention_mask=torch.ones_like(ids) if mask is None else mask,
+        use_audio_in_video=bool(given.get("use_audio_in_video")),
+        audio_seqlens=given.get("audio_feature_lengths") if lengths is None else lengths.sum(-1),
+        second_per_grids=given.get("video_second_per_grid"),
+    )
+    text = (prompt.masks.valid.long().cumsum(-1) - 1).clamp(min=0)
+    return torch.cat([text[None], rotary])
 
 
 def _check(layouts: Sequence[VideoLayout], ids: Tensor) -> None:

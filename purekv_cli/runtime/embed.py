@@ -33,6 +33,8 @@ def embed_clip(model: PreTrainedModel, inputs: Inputs) -> Looked:
     looked = look(model, inputs)
     filled = inputs.layout.video if inputs.filled is None else inputs.filled
     embeds[0, filled.to(embeds.device)] = looked.features.to(embeds.device, embeds.dtype)
+    if "input_features" in inputs.features:
+        embeds[0, inputs.layout.audio.to(embeds.device)] = listen(model, inputs).to(embeds.device, embeds.dtype)
     return Looked(embeds, tuple(each.to(embeds.device, embeds.dtype) for each in looked.deepstack))
 
 
@@ -69,6 +71,15 @@ def look(model: PreTrainedModel, inputs: Inputs) -> Looked:
     except Unsupported:
         return _stock(model, inputs)
     return Looked(tower_features(known_tower, features["pixel_values_videos"], features["video_grid_thw"]))
+
+
+def listen(model: PreTrainedModel, inputs: Inputs) -> Tensor:
+    """What the audio encoder makes of a clip's sound, [A, hidden], where it is one of its own."""
+    encoder: Any = model
+    names = ("input_features", "feature_attention_mask")
+    out = encoder.get_audio_features(**{name: inputs.features[name].to(model.device) for name in names})
+    heard: Tensor = out.last_hidden_state
+    return heard
 
 
 def _stock(model: PreTrainedModel, inputs: Inputs) -> Looked:

@@ -27,27 +27,32 @@ class Prompt:
         video_token: int | None,
         attention_mask: Tensor | None = None,
         grids: Sequence[tuple[int, int, int]] = (),
+        audio_token: int | None = None,
     ) -> "Prompt":
-        """Find the video by its token.
+        """Find the video and its sound by their tokens.
 
         Args:
             ids: int64 [B, N].
             video_token: the placeholder's id; None: the model has no video.
             attention_mask: [B, N], 0 where padded.
             grids: (T, H, W) of every video after merging.
+            audio_token: as `video_token`.
         """
         valid = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        video = (ids == video_token) & valid if video_token is not None else torch.zeros_like(valid)
+        video, audio = (
+            (ids == token) & valid if token is not None else torch.zeros_like(valid)
+            for token in (video_token, audio_token)
+        )
         column = torch.arange(ids.shape[1], device=ids.device)
-        last = torch.where(video, column, -1).amax(-1, keepdim=True)
+        last = torch.where(video | audio, column, -1).amax(-1, keepdim=True)
         layout = None
         if ids.shape[0] == 1 and len(grids) == 1 and bool(valid.all()):
             places = video[0].nonzero().flatten().cpu()
             t, h, w = grids[0]
             if len(places) == t * h * w:
-                layout = VideoLayout(ids.shape[1], places, (t, h, w))
+                layout = VideoLayout(ids.shape[1], places, (t, h, w), audio[0].nonzero().flatten().cpu())
                 return cls(PromptMasks.of([layout], ids.device), layout=layout)
-        return cls(PromptMasks(video, (column > last) & valid, valid), layout=layout)
+        return cls(PromptMasks(video | audio, (column > last) & valid, valid), layout=layout)
 
     @classmethod
     def of_layouts(cls, layouts: Sequence[VideoLayout], device: torch.device | str = "cpu") -> "Prompt":

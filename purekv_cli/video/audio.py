@@ -17,8 +17,8 @@ from purekv_cli.video.container import read_packets
 from purekv_cli.video.info import VideoInfo
 
 RATE = 16_000  # samples a second that encoders of speech and sound take
-MISSING = "the clip has no sound: silence in its place"
-BROKEN = "the clip's sound cannot be decoded: silence in its place"
+MISSING = "the clip has no sound"
+BROKEN = "the clip's sound cannot be decoded"
 
 
 @dataclass(frozen=True, slots=True)
