@@ -27,6 +27,7 @@ from purekv_cli.runtime.engine import Engine
 from purekv_cli.runtime.events import Answer
 from purekv_cli.runtime.sampling import Generation, Sampler
 from purekv_cli.runtime.session import Session
+from purekv_cli.video.audio import RATE, Sound
 from purekv_cli.video.frames import Frames
 from tests.clips import Recipe, make
 from tests.models.families import SAMPLES
@@ -47,14 +48,16 @@ class Loaded:
     sample: Sample
     folder: Path
     adapter: Adapter
+    sound: bool = False  # clips come with it
 
 
-@pytest.fixture(scope="module", params=SAMPLES)
+@pytest.fixture(scope="module", params=[*SAMPLES, "qwen2_5_omni with sound"])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    sample = SAMPLES[request.param]
-    folder = sample.write(tmp_path_factory.mktemp("families") / request.param)
+    name, _, sound = request.param.partition(" with ")
+    sample = SAMPLES[name]
+    folder = sample.write(tmp_path_factory.mktemp("families") / name)
     adapter = registry.load(registry.resolve(str(folder)), "float32", DEVICE)
-    return Loaded(sample, folder, adapter)
+    return Loaded(sample, folder, adapter, bool(sound))
 
 
 @pytest.fixture
@@ -79,19 +82,20 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-def clip(adapter: Adapter, count: int = 6, columns: int = 3, seconds: float = 0.5) -> Frames:
-    """Noise that moves, of 2 x `columns` tokens a frame where the family has a choice."""
-    geometry = adapter.geometry
+def clip(family: Loaded, count: int = 6, columns: int = 3, seconds: float = 0.5) -> Frames:
+    """Noise that moves, of 2 x `columns` tokens a frame where the family has a choice; with sound, noise as long."""
+    geometry = family.adapter.geometry
     size = (geometry.side, geometry.side) if geometry.side else (2 * geometry.cell, columns * geometry.cell)
     pixels = np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype=np.uint8)
     times = np.arange(count) * seconds + 0.04
-    return Frames(pixels, times, times, seconds, 0.0)
+    samples = np.random.default_rng(1).normal(0, 0.1, round(count * seconds * RATE)).astype(np.float32)
+    return Frames(pixels, times, times, seconds, 0.0, sound=Sound(samples, RATE) if family.sound else None)
 
 
 def method(inputs: Inputs, policy: str = "purekv", **dials: Any) -> MethodConfig:
-    """Text and half of the video stay."""
+    """Text and half of the video and its sound stay."""
     settings: dict[str, Any] = {"score_layers": (0, 2), "sparse": SparseConfig(enabled=False)} | dials
-    kept = inputs.layout.length - len(inputs.layout.video) // 2
+    kept = inputs.layout.length - len(inputs.layout.prunable) // 2
     return MethodConfig(policy=policy, budget=Budget("tokens", kept), **settings)
 
 
@@ -108,7 +112,8 @@ def opened(adapter: Adapter, inputs: Inputs, config: MethodConfig) -> Session:
 def case(family: Loaded, inputs: Inputs, seconds: float) -> Case:
     layout = inputs.layout
     ids = inputs.input_ids.cpu()
-    return Case(family.adapter.model, ids, layout.video.tolist(), layout.grid, inputs.features, seconds)
+    video, audio = layout.video.tolist(), layout.audio.tolist()
+    return Case(family.adapter.model, ids, video, layout.grid, inputs.features, seconds, audio)
 
 
 def text_of(family: Loaded, frames: Frames, grid: Any, *turns: str) -> str:
@@ -128,14 +133,14 @@ def text_of(family: Loaded, frames: Frames, grid: Any, *turns: str) -> str:
 
 @pytest.mark.parametrize("question", ["what happens?", "", " a\n", "你好 é"])
 def test_the_prompt_is_the_librarys(family: Loaded, question: str) -> None:
-    frames = clip(family.adapter)
+    frames = clip(family)
     inputs = family.adapter.prepare(frames, question)
     text = text_of(family, frames, inputs.layout.grid, question)
     assert inputs.input_ids[0].tolist() == family.adapter.tokenizer.encode(text)
 
 
 def test_a_second_turn_is_the_rest_of_the_conversation(family: Loaded) -> None:
-    adapter, frames = family.adapter, clip(family.adapter)
+    adapter, frames = family.adapter, clip(family)
     inputs = adapter.prepare(frames, "what happens?")
     more, _ = adapter.follow_up("and then?", 0)
     text = text_of(family, frames, inputs.layout.grid, "what happens?", "and then?")
@@ -150,7 +155,7 @@ def test_a_second_turn_is_the_rest_of_the_conversation(family: Loaded) -> None:
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_prefix_and_tail_are_the_prompt(family: Loaded, question: str) -> None:
-    adapter, frames = family.adapter, clip(family.adapter)
+    adapter, frames = family.adapter, clip(family)
     inputs, other = adapter.prepare(frames, question), adapter.prepare(frames, "something else")
     prefix = adapter.prefix_length(other)
     assert torch.equal(torch.cat([other.input_ids[:, :prefix], adapter.tail(question)], 1), inputs.input_ids)
@@ -169,18 +174,19 @@ def test_a_question_cannot_forge_special_tokens(family: Loaded) -> None:
 @pytest.mark.parametrize("count", [1, 2, 5, 6])
 def test_the_layout_covers_exactly_the_video_tokens(family: Loaded, count: int) -> None:
     adapter = family.adapter
-    frames = clip(adapter, count)
+    frames = clip(family, count)
     inputs = adapter.prepare(frames, "why?")
     layout, (steps, rows, columns) = inputs.layout, inputs.layout.grid
     assert layout.grid == adapter.geometry.grid(count, *frames.pixels.shape[1:3]) or not adapter.geometry.side
     assert steps == -(-count // adapter.geometry.temporal_patch)
     assert len(layout.video) == steps * rows * columns
     assert layout.length == inputs.input_ids.shape[1]
-    embeds = embed_clip(adapter.model, inputs).features[0]
+    embeds = embed_clip(family.adapter.model, inputs).features[0]
     words = adapter.model.get_input_embeddings()(inputs.input_ids)[0]
     changed = (embeds != words).any(-1).nonzero()[:, 0].cpu()
     filled = layout.video if inputs.filled is None else inputs.filled
-    assert torch.equal(changed, filled)  # the tower's output is there and nowhere else
+    assert torch.equal(changed, torch.cat([filled, layout.audio]).sort().values)  # the towers' output is nowhere else
+    assert bool(len(layout.audio)) == family.sound
     assert torch.equal(filled[: len(layout.video)], layout.video)
 
 
@@ -194,7 +200,7 @@ def test_frames_of_any_size_become_the_planned_grid(family: Loaded) -> None:
 
 @pytest.mark.parametrize("count", [2, 6])
 def test_positions_are_those_of_the_rule(family: Loaded, count: int) -> None:
-    frames = clip(family.adapter, count, seconds=0.75)
+    frames = clip(family, count, seconds=0.75)
     inputs = family.adapter.prepare(frames, "what happens?")
     at = inputs.position_ids.cpu()
     rotary = at[1:, 0] if at.dim() == 3 else at
@@ -208,7 +214,7 @@ def test_positions_are_the_librarys_where_it_is_right(family: Loaded) -> None:
     """One grid step, wider than long, a second apart: there is no bug of transformers 5 that this would meet."""
     if family.sample.right_in_library is None:
         pytest.skip("this family counts tokens")
-    inputs = family.adapter.prepare(clip(family.adapter, 2, columns=4, seconds=0.5), "what happens?")
+    inputs = family.adapter.prepare(clip(family, 2, columns=4, seconds=0.5), "what happens?")
     theirs = family.sample.right_in_library(case(family, inputs, 0.5))
     assert torch.equal(inputs.position_ids[1:, 0].cpu(), theirs)
 
@@ -234,7 +240,7 @@ def prunes(session: Session) -> bool:
 
 @pytest.mark.parametrize("policy", ["purekv", "purekv-paper", "random", "dense"])
 def test_pruned_is_masked(family: Loaded, way: str, policy: str, logits: list[Tensor]) -> None:
-    inputs = family.adapter.prepare(clip(family.adapter), "what happens?")
+    inputs = family.adapter.prepare(clip(family), "what happens?")
     session = opened(family.adapter, inputs, method(inputs, policy))
     answer = finish(session.first("what happens?", STEPS))
     assert prunes(session) == (policy != "dense")
@@ -246,7 +252,7 @@ def test_pruned_is_masked(family: Loaded, way: str, policy: str, logits: list[Te
 def test_a_second_turn_is_a_fresh_prompt(family: Loaded, way: str, policy: str, logits: list[Tensor]) -> None:
     """Of the whole conversation; where the first turn was pruned, with a mask."""
     adapter = family.adapter
-    inputs = adapter.prepare(clip(adapter), "what happens?")
+    inputs = adapter.prepare(clip(family), "what happens?")
     session = opened(adapter, inputs, method(inputs, policy))
     first = finish(session.first("what happens?", STEPS))
     unfed = session.unfed
@@ -267,7 +273,7 @@ def test_a_second_turn_is_a_fresh_prompt(family: Loaded, way: str, policy: str, 
 
 def test_another_question_is_a_fresh_prompt(family: Loaded, way: str) -> None:
     """The vision tower runs once, and what it made is placed as in a prompt of its own."""
-    adapter, frames = family.adapter, clip(family.adapter)
+    adapter, frames = family.adapter, clip(family)
     inputs, wanted = adapter.prepare(frames, "what happens?"), adapter.prepare(frames, "why?")
     session, fresh = (opened(adapter, each, method(wanted)) for each in (inputs, wanted))
     finish(session.ask("what?", STEPS))
@@ -278,7 +284,7 @@ def test_another_question_is_a_fresh_prompt(family: Loaded, way: str) -> None:
 
 def test_a_shared_prefill_is_masked_from_the_question_on(family: Loaded, way: str, logits: list[Tensor]) -> None:
     """A policy that never looks at questions prunes the clip once, before the first."""
-    adapter, frames = family.adapter, clip(family.adapter)
+    adapter, frames = family.adapter, clip(family)
     inputs, wanted = adapter.prepare(frames, "what happens?"), adapter.prepare(frames, "why?")
     session = opened(adapter, inputs, method(inputs, "random"))
     finish(session.ask("what?", STEPS))
@@ -292,13 +298,16 @@ def test_sparse_attention_is_the_masked_dense_one(
 ) -> None:
     monkeypatch.setattr("purekv_cli.method.pattern.ROWS", 4)
     adapter = family.adapter
-    inputs = adapter.prepare(clip(adapter, 16), "what happens?")
+    inputs = adapter.prepare(clip(family, 16), "what happens?")
     sparse = SparseConfig(min_tokens=8, tile=(1, 1), recent=1, content=0.1)
     session = opened(adapter, inputs, method(inputs, sparse=sparse))
     answer = finish(session.first("what happens?", STEPS))
     assert answer.stats.sparse
-    video = embed_clip(adapter.model, inputs).features[0, inputs.layout.video]
+    video = embed_clip(family.adapter.model, inputs).features[0, inputs.layout.video]
     pattern = build(inputs.layout, sparse, content_change(video, inputs.layout.grid)).dense_mask()
+    sound, causal = inputs.layout.audio, torch.ones_like(pattern).tril()
+    assert torch.equal(pattern[sound], causal[sound])  # sound reads and is read as text
+    assert torch.equal(pattern[:, sound], causal[:, sound])
     among = pattern[inputs.layout.video][:, inputs.layout.video]
     assert among.sum() < 0.8 * torch.ones_like(among).tril().sum()  # the pattern leaves something out
     compare(family, answer, logits, session, pattern=pattern.to(DEVICE))
@@ -307,7 +316,7 @@ def test_sparse_attention_is_the_masked_dense_one(
 def test_propagation_is_the_masked_model(family: Loaded, logits: list[Tensor]) -> None:
     """Above a layer the other tokens are gone for every query, in attention and in what the layers make of them."""
     adapter = family.adapter
-    inputs = adapter.prepare(clip(adapter), "what happens?")
+    inputs = adapter.prepare(clip(family), "what happens?")
     propagation = Propagation.parse(family.sample.propagation)
     assert propagation is not None
     session = opened(adapter, inputs, method(inputs, propagate=propagation))
@@ -318,7 +327,7 @@ def test_propagation_is_the_masked_model(family: Loaded, logits: list[Tensor]) -
 
 def test_propagation_that_cannot_be_is_said(family: Loaded, logits: list[Tensor]) -> None:
     """Where the tower feeds the first layers too, tokens do not end there; elsewhere they may."""
-    inputs = family.adapter.prepare(clip(family.adapter), "what happens?")
+    inputs = family.adapter.prepare(clip(family), "what happens?")
     session = opened(family.adapter, inputs, method(inputs, propagate=Propagation(1, 0.01)))
     answer = finish(session.first("what happens?", STEPS))
     deepstack = "deepstack_visual_indexes" in str(family.adapter.model.config)
@@ -333,7 +342,7 @@ def test_propagation_that_cannot_be_is_said(family: Loaded, logits: list[Tensor]
 
 def test_attach_leaves_no_trace(family: Loaded) -> None:
     model: Any = family.adapter.model
-    inputs = family.adapter.prepare(clip(family.adapter), "what happens?")
+    inputs = family.adapter.prepare(clip(family), "what happens?")
     before = forward(family.adapter, inputs, [])
     state = {name: set(vars(module)) for name, module in model.named_modules()}
     with attach(model, method(inputs), layout=inputs.layout) as attached:
@@ -353,7 +362,7 @@ def test_attach_leaves_no_trace(family: Loaded) -> None:
 
 def test_attach_finds_the_positions_itself(family: Loaded) -> None:
     """As a user of transformers calls it: no positions, no layout."""
-    inputs = family.adapter.prepare(clip(family.adapter), "what happens?")
+    inputs = family.adapter.prepare(clip(family), "what happens?")
     answer = finish(opened(family.adapter, inputs, method(inputs, "dense")).first("what happens?", STEPS))
     model: Any = family.adapter.model
     ids = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
@@ -378,8 +387,9 @@ def test_the_folder_is_laid_out_as_released(family: Loaded) -> None:
 
 
 def test_ask_answers(family: Loaded, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    video = make(tmp_path, Recipe()).path
+    video = make(tmp_path, Recipe(audio=family.sound)).path
     line = ["ask", str(video), "what?", "-m", str(family.folder), "--frames", "4", "--max-tokens", "3", "--json"]
+    line += ["--audio"] * family.sound
     with pytest.raises(SystemExit) as ended:
         main([*line, "--device", DEVICE, "--dtype", "float32", "--budget", "0.97"])
     assert not ended.value.code

@@ -54,6 +54,7 @@ class Sample:
     model_class: str | None = None  # of transformers; None: the architecture
     writes_tokenizer: Callable[[Path, Sequence[str], str], dict[str, int]] | None = None
     renames: tuple[str, str] | None = None  # of weights: what transformers 5 writes, and what a release has
+    unread: Sequence[str] = ()  # weights that a release has beside those of the model
     prompt_reopens: bool = True  # whether an answer begins after the same tokens in a prompt and in a conversation
     propagation: str = "2:0.01"
 
@@ -79,6 +80,7 @@ class Sample:
             ours, theirs = self.renames
             weights = load_file(folder / "model.safetensors")
             renamed = {name.replace(ours, theirs, 1): weight for name, weight in weights.items()}
+            renamed |= {name: torch.zeros(1000, 1000) for name in self.unread}
             save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
         return folder
 
@@ -103,6 +105,7 @@ class Case:
     grid: Grid
     features: Mapping[str, Tensor]
     seconds: float  # between frames
+    audio: list[int] = field(default_factory=list)  # positions of its tokens of sound
 
 
 def write_tokenizer(folder: Path, special: Sequence[str], template: str) -> dict[str, int]:
