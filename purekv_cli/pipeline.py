@@ -118,7 +118,7 @@ def make_plan(
     seconds = chosen.end - chosen.start if info.audio else 0.0
     audio = geometry.tokens_of_sound(seconds) if settings.sound.audio else 0
     if audio and geometry.audio_rate and seconds > geometry.audio_seconds:
-        unheard = f"of the sound, the model hears the first {geometry.audio_seconds:.0f} s"
+        unheard = f"of the sound, the model hears the first {geometry.audio_seconds:g} s"
         chosen = replace(chosen, note="; ".join(note for note in (chosen.note, unheard) if note))
     prompt = math.prod(grid) + audio + TEXT_TOKENS
     kept = prompt
