@@ -73,6 +73,7 @@ class _Run:
         self._first_token = self._decoding = 0.0
         self._started = time.perf_counter()
         self._entries = self._bytes_kept = self._bytes_full = self._peak = self._prompt_tokens = 0.0
+        self._recall, session.recall_seconds = session.recall_seconds, 0.0
         self.finish: Finish = "length"
         self.clock = StageClock(self._adapter.device)
 
@@ -179,13 +180,14 @@ class _Run:
             vision_seconds=prepare_seconds + clock.seconds("vision"),
             prefill_seconds=clock.seconds("prefill"),
             scoring_seconds=clock.seconds("scoring"),
-            first_token_seconds=prepare_seconds + self._first_token,
+            first_token_seconds=prepare_seconds + self._recall + self._first_token,
             tokens_per_second=(len(self._tokens) - 1) / self._decoding if self._decoding > 0 else 0.0,
             new_tokens=len(ids),
             sparse=session.sparse,
             propagated=session.propagated,
             prefill_path=self._path[0],
             decode_path=self._path[1],
+            recall_seconds=self._recall,
         )
         return Answer(self._turn.question, "".join(self._text), finish, stats, ids)
 
@@ -197,7 +199,7 @@ class _Run:
         if session.embeds is None:
             emit(Progress("vision", 0, 1))
             with self.clock.stage("vision"):
-                embedded = embed_clip(self._model, session.inputs)
+                embedded = embed_clip(self._model, session.watched())
                 session.embeds, session.deepstack = embedded.features, embedded.deepstack
             emit(Progress("vision", 1, 1))
         turn.prompt.deepstack = session.deepstack

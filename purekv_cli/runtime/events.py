@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-Stage = Literal["decode", "load", "vision", "prefill", "answer"]
+Stage = Literal["scenes", "decode", "load", "vision", "prefill", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class RunStats:
     propagated: bool = False  # whether only some tokens flowed through the upper layers
     prefill_path: str = ""  # which way the prompt went, and why; empty when it had been read before
     decode_path: str = ""  # the same for the answer's tokens
+    recall_seconds: float = 0.0  # reading what an earlier run kept of the clip; 0: it was watched, or is still there
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """One clip and many questions: what is kept between them, and what each of them still has to feed to the model."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from purekv_cli.runtime.cache import CompactCache
 from purekv_cli.runtime.events import Event
 from purekv_cli.runtime.prompt import Prompt
 from purekv_cli.runtime.sampling import Generation
+from purekv_cli.runtime.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from purekv_cli.runtime.engine import Engine
@@ -42,6 +44,29 @@ class Session:
         self.unfed: list[int] = []  # generated, but not read by the model
         self.cache: CompactCache | None = None
         self.sparse = self.propagated = False  # how the clip was read
+        self.watch: Callable[[], Inputs] | None = None  # of a resumed session: what the tower reads, where it must
+        self.recall_seconds = 0.0  # that resuming took; the next answer counts it
+
+    @classmethod
+    def resume(
+        cls, engine: "Engine", snapshot: Snapshot, watch: Callable[[], Inputs], *, recall_seconds: float = 0.0
+    ) -> "Session":
+        """Go on from a snapshot, in this process or another: the clip is not seen again.
+
+        Args:
+            watch: makes the inputs of the same clip, should the cache be lost (an answer that was interrupted) or a
+                question be asked that cannot share it.
+            recall_seconds: that it took to get the snapshot.
+        """
+        began = time.perf_counter()
+        session = cls(engine, snapshot.inputs(engine.adapter.device))
+        session.watch = watch
+        layers = engine.adapter.model.get_decoder().layers
+        session.cache = snapshot.cache([next(layer.parameters()).device for layer in layers])
+        session.mark, session.probe = snapshot.mark, snapshot.probe
+        session.sparse, session.propagated = snapshot.sparse, snapshot.propagated
+        session.recall_seconds = recall_seconds + time.perf_counter() - began
+        return session
 
     @property
     def kept(self) -> list[Tensor]:
@@ -91,6 +116,12 @@ class Session:
         else:
             turn = self._whole(question, tail)
         return answering(self, turn, generation or Generation())
+
+    def watched(self) -> Inputs:
+        """The inputs with what the vision tower reads."""
+        if self.watch is not None:
+            self.inputs, self.watch = self.watch(), None
+        return self.inputs
 
     @property
     def _prefix(self) -> int:

@@ -1,0 +1,115 @@
+"""One prefill as one safetensors file: written whole or not at all, believed only if every byte is as written.
+
+Reading maps the file into memory; on a CPU the cache then is the file until the first new token is appended. The
+digests are no luxury: KV entries with a flipped bit still give an answer.
+"""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from purekv_cli.method.layout import VideoLayout
+from purekv_cli.runtime.snapshot import Snapshot
+from purekv_cli.store.header import Damaged, Header
+from purekv_cli.store.key import Key
+
+_LAYER = ("keys", "values", "positions")
+_BYTE = torch.uint8
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A clip as a later run gets it back."""
+
+    snapshot: Snapshot
+    damage: str | None  # of `Frames`
+    strip: tuple[tuple[str, bytes], ...] = ()  # a few frames, as reports show them: (time, JPEG)
+
+
+def tensors_of(kept: Kept) -> dict[str, Tensor]:
+    """By name, on the CPU; positions fit into 32 bits."""
+    found: dict[str, Tensor] = {}
+    for index, (keys, values, positions) in enumerate(kept.snapshot.layers):
+        named = zip(_LAYER, (keys, values, positions.int()), strict=True)
+        found |= {f"{index:03d}.{name}": tensor for name, tensor in named}
+    snapshot = kept.snapshot
+    found |= {"ids": snapshot.ids.int(), "positions": snapshot.positions.int()}
+    found |= {"video": snapshot.layout.video.int(), "audio": snapshot.layout.audio.int()}
+    found |= {f"strip.{i}": torch.frombuffer(bytearray(jpeg), dtype=_BYTE) for i, (_, jpeg) in enumerate(kept.strip)}
+    return {name: tensor.cpu().contiguous() for name, tensor in found.items()}
+
+
+def write(path: Path, key: Key, kept: Kept, tensors: dict[str, Tensor]) -> None:
+    """Write a file under another name and move it there; whoever reads meanwhile sees the old one or none.
+
+    What a crash of the machine may lose is noticed by the reader, so nothing is synced.
+
+    Raises:
+        OSError, SafetensorError: the disk said no.
+    """
+    snapshot = kept.snapshot
+    state = {
+        "layers": len(snapshot.layers),
+        "grid": snapshot.layout.grid,
+        "probe": snapshot.probe,
+        "sparse": snapshot.sparse,
+        "propagated": snapshot.propagated,
+        "damage": kept.damage,
+        "strip": [time for time, _ in kept.strip],
+    }
+    header = Header(key.name, key.video, key.facts, state, _digests(tensors))
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        save_file(tensors, aside, header.metadata())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read(path: Path, header: Header) -> Kept:
+    """What was written.
+
+    Raises:
+        Damaged: a byte is not as it was.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if _digests(tensors) != header.tensors:
+            raise Damaged("its content was changed")
+    except (OSError, SafetensorError) as error:
+        raise Damaged(str(error) or type(error).__name__) from None
+    state: dict[str, Any] = header.state
+    ids, grid = tensors["ids"].long(), tuple(state["grid"])
+    layout = VideoLayout(ids.shape[1], tensors["video"].long(), grid, tensors["audio"].long())
+    layers = (tuple(tensors[f"{index:03d}.{name}"] for name in _LAYER) for index in range(state["layers"]))
+    snapshot = Snapshot(
+        tuple(layers),  # type: ignore[arg-type]
+        ids,
+        tensors["positions"].long(),
+        layout,
+        state["probe"],
+        state["sparse"],
+        state["propagated"],
+    )
+    pictures = (tensors[f"strip.{index}"].numpy().tobytes() for index in range(len(state["strip"])))
+    return Kept(snapshot, state["damage"], tuple(zip(state["strip"], pictures, strict=True)))
+
+
+def _digests(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """SHA-256 of every tensor's bytes, side by side."""
+
+    def of(tensor: Tensor) -> str:
+        data: Any = tensor.flatten().view(_BYTE).numpy()
+        return hashlib.sha256(data).hexdigest()
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        return dict(zip(tensors, pool.map(of, tensors.values()), strict=True))
