@@ -14,13 +14,14 @@ from purekv_cli.errors import UsageError
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.presets import Preset, choose, clip_settings, method_config
-from purekv_cli.runtime.events import Answer, Event, Progress
+from purekv_cli.runtime.events import Answer, Event, Progress, Stage
 from purekv_cli.settings import ClipSettings, Settings
 from purekv_cli.video.audio import decode_sound
 from purekv_cli.video.decode import decode
 from purekv_cli.video.frames import Frames
 from purekv_cli.video.info import VideoInfo
 from purekv_cli.video.sample import Mode, SamplePlan, SampleSpec, sample
+from purekv_cli.video.scenes import find_scenes
 
 if TYPE_CHECKING:
     from purekv_cli.models.base import Adapter
@@ -69,6 +70,8 @@ def sample_spec(clip: ClipSettings, geometry: ModelGeometry) -> SampleSpec:
     bare = clip.frames is not None and clip.fps is None
     frames = clip.frames
     mode: Mode | None = clip.sample or ("uniform" if bare else None)
+    if geometry.frames and clip.fps is None and mode == "scene":
+        frames = frames or geometry.frames
     if geometry.frames and clip.fps is None and clip.sample is None:
         frames, mode = frames or geometry.frames, "middles"
     caps = [most for most in (clip.max_frames, geometry.max_frames) if most is not None]
@@ -79,6 +82,7 @@ def sample_spec(clip: ClipSettings, geometry: ModelGeometry) -> SampleSpec:
         "max_frames": min(caps, default=None),
         "start": clip.start,
         "end": clip.end,
+        "group": geometry.temporal_patch,
     }
     return SampleSpec(**{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]
 
@@ -90,13 +94,17 @@ def make_plan(
     settings: Settings,
     bytes_per_value: int = 2,
     room: int | None = None,
+    tell: Listener | None = None,
 ) -> Plan:
     """Decide which frames are read, at which size, and what the cache will hold.
+
+    Nothing is decoded, unless frames are to be chosen by scenes and `info` has none yet; those of the plan has them.
 
     Args:
         model_names: the model's name and aliases, for the choice of the preset.
         bytes_per_value: of the dtype the model runs in.
         room: video tokens that memory has room for; None: no bound.
+        tell: how the search for scenes goes.
 
     Raises:
         UsageError: a preset, range, budget or cap that cannot be.
@@ -113,7 +121,10 @@ def make_plan(
         raise UsageError("this model hears nothing", f"Leave out --audio, or take one that does, such as -m {HEARING}.")
     size = geometry.frame_size(info.height, info.width, clip.max_pixels)
     per_frame = geometry.tokens_per_frame(info.height, info.width, clip.max_pixels)
-    chosen = sample(info, sample_spec(clip, geometry), per_frame, room)
+    spec = sample_spec(clip, geometry)
+    if spec.mode == "scene" and not info.scenes:
+        info = replace(info, scenes=find_scenes(info, spec, _told(tell, "scenes") if tell else None))
+    chosen = sample(info, spec, per_frame, room)
     grid = geometry.grid(len(chosen.times), info.height, info.width, clip.max_pixels)
     seconds = chosen.end - chosen.start if info.audio else 0.0
     audio = geometry.tokens_of_sound(seconds) if settings.sound.audio else 0
@@ -129,8 +140,8 @@ def make_plan(
     return Plan(info, chosen, size, grid, geometry, preset, method, prompt, kept, bytes_per_value, audio, listens)
 
 
-def _told(tell: Listener) -> Callable[[int, int], None]:
-    return lambda done, total: tell(Progress("decode", done, total))
+def _told(tell: Listener, stage: Stage = "decode") -> Callable[[int, int], None]:
+    return lambda done, total: tell(Progress(stage, done, total))
 
 
 def shares_prefill(method: MethodConfig) -> bool:

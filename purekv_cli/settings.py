@@ -30,7 +30,7 @@ class ClipSettings:
     frames: int | None = None
     max_frames: int | None = None
     max_pixels: int | None = None  # per frame
-    sample: Literal["uniform", "fps", "keyframes"] | None = None
+    sample: Literal["uniform", "fps", "keyframes", "scene"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

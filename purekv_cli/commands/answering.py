@@ -71,10 +71,12 @@ def planned(video: Path, settings: Settings, terminal: Terminal) -> tuple[Plan, 
 def plan_for(info: VideoInfo, model: ChosenModel, room: int | None, settings: Settings, terminal: Terminal) -> Plan:
     """The plan for a clip, told with its notes; `room`: of `ChosenModel.room`, before the weights are there."""
     wanted = (info, model.geometry, model.names, settings, model.dtype.itemsize)
-    plan = make_plan(*wanted)
+    stages = terminal.stages()
+    plan = make_plan(*wanted, tell=lambda event: stages.update(event) if isinstance(event, Progress) else None)
+    stages.clear()
     if room is not None and 0 < room < plan.video_tokens:
         terminal.note(ROOM.format(room, plan.video_tokens), style="yellow")
-        plan = make_plan(*wanted, room)
+        plan = make_plan(plan.info, *wanted[1:], room)
     terminal.note(plan_line(plan, model.describe()))
     for note in (info.damage, plan.sample.note):
         if note:

@@ -24,6 +24,7 @@ class Sample(StrEnum):
     uniform = "uniform"
     fps = "fps"
     keyframes = "keyframes"
+    scene = "scene"
 
 
 class Observe(StrEnum):
@@ -72,7 +73,7 @@ class ClipFlags:
     max_pixels: Annotated[
         int | None, _clip("--max-pixels", help="Pixels a frame is scaled down to (model's own bound).", metavar="N")
     ] = None
-    sample: Annotated[Sample | None, _clip("--sample", help="How frames are chosen.")] = None
+    sample: Annotated[Sample | None, _clip("--sample", help="How frames are chosen; scene: every scene is seen.")] = None
 
 
 @dataclass(frozen=True, slots=True)

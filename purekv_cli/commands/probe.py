@@ -33,7 +33,10 @@ def probe(
 
     settings = settle(clip)
     info = look(video)
-    plans = {name: make_plan(info, geometry, [ALIASES[name]], settings) for name, geometry in KNOWN.items()}
+    plans = {}
+    for name, geometry in KNOWN.items():
+        plans[name] = make_plan(info, geometry, [ALIASES[name]], settings)
+        info = plans[name].info  # with its scenes, if they were looked for
     facts = video_facts(info)
     needs = [_needs(name, plan) for name, plan in plans.items()]
     if flags.json:

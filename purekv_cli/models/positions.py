@@ -35,6 +35,7 @@ def mrope_positions(
     image_grids: Tensor | None = None,
     video_grids: Tensor | None = None,
     seconds_per_grid: Tensor | None = None,
+    step_seconds: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Positions of every token of a batch.
 
@@ -44,6 +45,8 @@ def mrope_positions(
         image_grids, video_grids: int64 [blocks, 3], T, rows and columns in patches before merging, in the order in
             which the blocks appear in the flattened batch.
         seconds_per_grid: float [video blocks], seconds between grid steps; one second where it is None.
+        step_seconds: float [steps of all video blocks], seconds from a block's first grid step to each, in its place
+            where they are uneven.
 
     Returns:
         int64 [4, B, N], rows text, t, h, w, and the position of the next token of every row, int64 [B].
@@ -70,7 +73,11 @@ def mrope_positions(
         index = torch.arange(len(where), device=device) - heads.repeat_interleave(sizes)
         height, width = blocks[:, 1].repeat_interleave(sizes), blocks[:, 2].repeat_interleave(sizes)
         step = index // (height * width)
-        inside = torch.stack([(step * pace * tokens.tokens_per_second).long(), index // width % height, index % width])
+        elapsed = step * pace
+        if step_seconds is not None and token == tokens.video:
+            before = (blocks[:, 0].cumsum(0) - blocks[:, 0]).repeat_interleave(sizes)  # steps of earlier blocks
+            elapsed = step_seconds.to(device)[before + step]
+        inside = torch.stack([(elapsed * tokens.tokens_per_second).long(), index // width % height, index % width])
         offsets[:, where] = inside
         first[where] = where[heads].repeat_interleave(sizes)
         advance[where] = 0

@@ -79,4 +79,7 @@ class QwenOmni(QwenVL):
 
     def times(self, frames: Frames, seen: Seen) -> Tensor:
         """Of the grid's steps, in positions from the first: int64 [T]."""
-        return (torch.arange(seen.grid[0]) * self.seconds(frames) * self.tokens.tokens_per_second).long()
+        elapsed = self.elapsed(frames)
+        if elapsed is None:
+            elapsed = torch.arange(seen.grid[0]) * self.seconds(frames)
+        return (elapsed * self.tokens.tokens_per_second).long()

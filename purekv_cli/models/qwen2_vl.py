@@ -21,6 +21,9 @@ class Qwen2VL(QwenVL):
     def seconds(self, frames: Frames) -> Tensor:
         return torch.ones(1)
 
+    def elapsed(self, frames: Frames) -> None:
+        return None
+
     def see(self, frames: Frames, features: Tensor | None) -> Seen:
         vision, patches, grid = self.patches(frames, features)
         return Seen({**vision, "video_grid_thw": patches.to(self.device)}, grid)

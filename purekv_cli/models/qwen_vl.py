@@ -11,7 +11,7 @@ from purekv_cli.video.frames import Frames
 
 
 class QwenVL(VideoChat):
-    """A loaded Qwen2.5-VL: time is counted in seconds."""
+    """A loaded Qwen2.5-VL: time is counted in seconds, of uneven frames in their own."""
 
     placeholder: ClassVar[str] = "<|vision_start|><|video_pad|><|vision_end|>"
 
@@ -26,6 +26,13 @@ class QwenVL(VideoChat):
         """Between two grid steps, float32 [1]."""
         return torch.tensor([self.geometry.temporal_patch * frames.seconds_per_frame], dtype=torch.float32)
 
+    def elapsed(self, frames: Frames) -> Tensor | None:
+        """From the first grid step to each, s, float64 [T]: those of their first frames; None: `seconds` apart."""
+        if frames.even:
+            return None
+        firsts = torch.from_numpy(frames.times[:: self.geometry.temporal_patch])
+        return firsts - firsts[0]
+
     def see(self, frames: Frames, features: Tensor | None) -> Seen:
         vision, patches, grid = self.patches(frames, features)
         seconds = self.seconds(frames).to(self.device)
@@ -38,4 +45,6 @@ class QwenVL(VideoChat):
     def place(self, ids: Tensor, frames: Frames, seen: Seen) -> Tensor:
         grid, seconds = seen.features["video_grid_thw"].cpu(), self.seconds(frames)
         seen.features["mm_token_type_ids"] = (ids == self.video_id).long().to(self.device) * 2
-        return mrope_positions(ids, self.tokens, video_grids=grid, seconds_per_grid=seconds)[0]
+        return mrope_positions(
+            ids, self.tokens, video_grids=grid, seconds_per_grid=seconds, step_seconds=self.elapsed(frames)
+        )[0]

@@ -74,6 +74,7 @@ def decode(
         seconds_per_frame=plan.seconds_per_frame,
         decode_seconds=clock.perf_counter() - began,
         damage=damage,
+        even=plan.even,
     )
 
 

@@ -15,6 +15,16 @@ Kind = Literal["video", "image", "images"]
 
 
 @dataclass(frozen=True, slots=True)
+class Scene:
+    """What lies between two changes of scene, as far as it was looked at; times in s."""
+
+    start: float  # its first frame
+    last: float  # the last frame that surely belongs to it: a fade may follow
+    end: float  # where the next one begins
+    change: float  # how much the picture changes where it begins, 0 to 1; 0 for the first
+
+
+@dataclass(frozen=True, slots=True)
 class VideoInfo:
     """One clip: a video file, a folder of images, or a single image."""
 
@@ -38,6 +48,7 @@ class VideoInfo:
     origin: int = 0  # ticks: the first frame's timestamp
     seek_lead: int = 0  # ticks a seek must aim ahead of a keyframe (containers that seek by decoding time)
     counted: bool = False  # timestamps are missing or wrong: the decoder's n-th frame is frame_times[n], no seeking
+    scenes: tuple[Scene, ...] = ()  # of the range asked for; empty: not looked for
 
     @property
     def frame_count(self) -> int:

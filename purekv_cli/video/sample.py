@@ -3,8 +3,9 @@
 `fps` takes a frame every 1 / fps seconds from the start, as the Qwen processors do; when that is more than the caps on
 frames or tokens allow, the frames are spread evenly instead. `uniform` spreads a number of frames evenly; `middles`
 takes the middle frame of so many equal parts, one frame several times where there are fewer, as VideoLLaMA2 does;
-`keyframes` takes the encoder's keyframes, thinned evenly (cheap to decode, uneven in time). The spacing is part of the
-answer: Qwen2.5-VL's positions count real seconds per temporal grid (2 * seconds_per_frame).
+`keyframes` takes the encoder's keyframes, thinned evenly (cheap to decode, uneven in time); `scene` shares the frames
+out among the scenes. The spacing is part of the answer: Qwen2.5-VL's positions count real seconds per temporal grid
+(2 * seconds_per_frame), or where the times are uneven from each grid step to the next.
 """
 
 import math
@@ -13,8 +14,9 @@ from typing import Literal
 
 from purekv_cli.errors import UsageError
 from purekv_cli.video.info import VideoInfo
+from purekv_cli.video.share import share
 
-Mode = Literal["uniform", "fps", "keyframes", "middles"]
+Mode = Literal["uniform", "fps", "keyframes", "middles", "scene"]
 MAX_FRAMES = 768  # the Qwen2.5-VL processor's own limit
 SLACK = 1e-6  # s, frames: what float arithmetic may be off by
 
@@ -29,6 +31,7 @@ class SampleSpec:
     max_frames: int = MAX_FRAMES
     start: float | None = None  # s; None: the clip's beginning
     end: float | None = None  # s; None: its end
+    group: int = 1  # frames that the model takes as one: in scene mode no scene gets a part of them
 
     def __post_init__(self) -> None:
         if not (self.fps > 0 and math.isfinite(self.fps)):
@@ -52,10 +55,11 @@ class SamplePlan:
     """The times to look at, ascending."""
 
     times: tuple[float, ...]  # s from the clip's first frame
-    seconds_per_frame: float  # the spacing; in keyframes mode the mean spacing
+    seconds_per_frame: float  # the spacing; the mean one where it is uneven
     start: float  # s, after clamping to the clip
     end: float  # s, after clamping to the clip
     note: str | None = None  # why this is less than asked for; None when it is not
+    even: bool = True  # whether times are so far apart; otherwise only they themselves tell
 
 
 def sample(
@@ -64,9 +68,10 @@ def sample(
     """The plan for one clip: at least one time, at most what the caps on frames and tokens allow.
 
     `tokens_per_frame` is a model's language tokens for one frame (half a temporal grid's, where frames go in pairs).
+    Mode `scene` needs `info.scenes` of the same range (`find_scenes`); a clip of one scene is sampled evenly.
     Errors: UsageError for a range outside the clip or a token cap that holds not one frame.
     """
-    start, end, notes = _range(info, spec)
+    start, end, notes = clamped(info, spec)
     cap, why = _cap(spec, tokens_per_frame, max_tokens)
     if spec.mode == "keyframes":
         times, spacing = _keyframes(info, start, end, cap)
@@ -75,7 +80,7 @@ def sample(
             notes.append("no keyframe in the range: its first frame instead")
         elif there > len(times):
             notes.append(f"{len(times)} of {there} keyframes: {why}")
-        return SamplePlan(times, spacing, start, end, "; ".join(notes) or None)
+        return SamplePlan(times, spacing, start, end, "; ".join(notes) or None, even=False)
 
     there = _frames_in(info, start, end)
     if spec.mode == "middles" and spec.frames is not None:
@@ -84,20 +89,29 @@ def sample(
             notes.append(f"{count} of {spec.frames} frames: {why}")
         times = tuple(info.frame_times[first + index] for index in middles(there, count))
         return SamplePlan(times, (end - start) / count, start, end, "; ".join(notes) or None)
-    if spec.mode == "fps":
+    if spec.mode == "fps" or (spec.mode == "scene" and spec.frames is None):
         # Durations carry the rounding of the container's clock: 3.999 s in mkv may be 4 s, and 8 frames at 2 a second.
         rounding = min(2 * float(info.time_base) * spec.fps, 0.05)
         wanted = max(math.floor((end - start) * spec.fps + rounding + SLACK), 1)
     else:
         wanted = spec.frames if spec.frames is not None else min(spec.max_frames, there)
     count = min(wanted, cap)
+    if spec.mode == "scene" and len(info.scenes) > 1:
+        times, left = share(info, info.scenes, count, spec.group)
+        if count < wanted:
+            notes.append(f"{count} of {wanted} frames: {why}")
+        if left:
+            notes.append(f"{left} of {len(info.scenes)} scenes are seen with the one before: more do not fit")
+        return SamplePlan(times, (end - start) / len(times), start, end, "; ".join(notes) or None, even=False)
+    if spec.mode == "scene":
+        notes.append("no change of scene was found: frames are spread evenly")
     # More than there are would only show frames twice. Not so where frames come unevenly: a long still stretch is worth
     # few targets and a burst many, and only the spacing that was asked for catches the burst.
     if there < count and (there == 1 or not info.variable_frame_rate):
         count, why = there, f"the range has no more than {there}"
     if count < wanted:
         notes.append(f"{count} of {wanted} frames: {why}")
-    even = spec.mode == "uniform" or count < wanted
+    even = spec.mode == "uniform" or count < wanted or (spec.mode == "scene" and spec.frames is not None)
     spacing = (end - start) / count if even else 1 / spec.fps
     if even:
         times = tuple(_snap(info, start + (end - start) * i / count) for i in range(count))
@@ -112,7 +126,7 @@ def middles(total: int, count: int) -> list[int]:
     return [round((part * i + part * (i + 1)) / 2 + 1e-6) for i in range(count)]
 
 
-def _range(info: VideoInfo, spec: SampleSpec) -> tuple[float, float, list[str]]:
+def clamped(info: VideoInfo, spec: SampleSpec) -> tuple[float, float, list[str]]:
     """The asked range within the clip, and what had to give."""
     length = f"the clip is {info.duration:.2f} s long"
     if info.shortfall:

@@ -133,3 +133,17 @@ def test_equals_plain_loops(rows: list[tuple[Segment, ...]]) -> None:
         expected = slow_row(row)
         assert found[:, index, -len(expected) :].T.tolist() == expected
         assert int(after[index]) == max(max(place[1:]) for place in expected) + 1
+
+
+def test_uneven_steps_are_placed_by_their_own_times() -> None:
+    """Even times given one by one are the rule itself; uneven ones land where their second is."""
+    case = PositionCase("", ((("text", 3), ("video", 5, 1, 2, 1.5), ("text", 2)),))
+    tensors = case.tensors()
+    ids, grids = tensors["input_ids"], tensors["video_grid_thw"]
+    assert ids is not None
+    even, _ = positions(case)
+    by_time, _ = mrope_positions(ids, TOKENS, video_grids=grids, step_seconds=torch.arange(5) * 1.5)
+    assert by_time.tolist() == even.tolist()
+    uneven, after = mrope_positions(ids, TOKENS, video_grids=grids, step_seconds=torch.tensor([0, 0.4, 7.5, 9.0, 30]))
+    assert uneven[1, 0, 4:14:2].tolist() == [4, 4, 4 + 15, 4 + 18, 4 + 60]  # two positions a second
+    assert after.tolist() == [4 + 60 + 1 + 1 + 2]  # the block's end and two words

@@ -1,5 +1,6 @@
 """Prompts are those of the checkpoint's own template, token for token, whatever the question says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +141,13 @@ def test_a_question_cannot_forge_special_tokens(adapter: QwenVL, question: str) 
 
 def _special(adapter: QwenVL) -> set[int]:
     return set(adapter.tokenizer.convert_tokens_to_ids(SPECIAL))
+
+
+def test_uneven_frames_get_the_positions_of_their_own_seconds(adapter: QwenVL) -> None:
+    """Frames chosen by scenes: the pairs of this clip begin at 0, 1.5 and 20 s, two positions a second."""
+    frames = clip(count=6)
+    times = np.array([3.0, 3.5, 4.5, 5.0, 23.0, 23.5])
+    inputs = adapter.prepare(replace(frames, times=times, targets=times, even=False), "why?")
+    video = inputs.layout.video[:: inputs.layout.grid[1] * inputs.layout.grid[2]]
+    placed = inputs.position_ids[1, 0, video]
+    assert (placed - placed[0]).tolist() == [0, 3, 40]
