@@ -6,16 +6,18 @@ does the work and tells a listener how it goes; commands render that, nothing is
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from purekv_cli.around import NOTHING, Around, find_text
 from purekv_cli.errors import UsageError
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.presets import Preset, choose, clip_settings, method_config
 from purekv_cli.runtime.events import Answer, Event, Progress, Stage
-from purekv_cli.settings import ClipSettings, Settings
+from purekv_cli.settings import ClipSettings, Settings, SubtitleSettings
 from purekv_cli.video.audio import decode_sound
 from purekv_cli.video.decode import decode
 from purekv_cli.video.frames import Frames
@@ -50,10 +52,16 @@ class Plan:
     bytes_per_value: int
     audio_tokens: int = 0  # of the clip's sound; an estimate where they depend on its length
     listens: bool = False  # to the clip's sound
+    around: Around = NOTHING  # the questions
 
     @property
     def video_tokens(self) -> int:
         return math.prod(self.grid)
+
+    @property
+    def origin(self) -> float:
+        """What the model calls 0:00, in s of the video."""
+        return 0.0 if self.geometry.stamped else self.sample.start
 
     @property
     def kv_bytes(self) -> tuple[int, int]:
@@ -140,6 +148,34 @@ def make_plan(
     return Plan(info, chosen, size, grid, geometry, preset, method, prompt, kept, bytes_per_value, audio, listens)
 
 
+def with_text(plan: Plan, subtitles: SubtitleSettings, folder: Path | None, form: str = "") -> Plan:
+    """The plan with text around its questions: kept like all text, so the budget must hold it.
+
+    Where the clip is pruned before the question is read, the text comes on top of what stayed.
+
+    Args:
+        folder: the checkpoint's files, for its tokenizer; None: not fetched yet, so that tokens are estimated.
+        form: what is said of the answer's form.
+
+    Raises:
+        UnreadableInput: subtitles that cannot be read. UsageError: the budget does not hold them.
+    """
+    around = find_text(plan.info, (plan.sample.start, plan.sample.end), plan.origin, subtitles, form, folder)
+    plan = replace(plan, around=around)
+    if not around.tokens:
+        return plan
+    prompt, kept = plan.prompt_tokens + around.tokens, plan.kept_tokens + around.tokens
+    if plan.method.policy != "dense" and not shares_prefill(plan.method):
+        entry = plan.geometry.kv_bytes(1, plan.bytes_per_value)
+        try:
+            kept = plan.method.budget.entries(prompt, around.tokens + TEXT_TOKENS, entry)
+        except UsageError as error:
+            raise UsageError(
+                str(error), f"{error.hint.removesuffix('.')}, or fewer tokens of subtitles (--subs-tokens)."
+            ) from None
+    return replace(plan, prompt_tokens=prompt, kept_tokens=kept)
+
+
 def _told(tell: Listener, stage: Stage = "decode") -> Callable[[int, int], None]:
     return lambda done, total: tell(Progress(stage, done, total))
 
@@ -168,17 +204,35 @@ class Run:
         return self.frames
 
     def ask(
-        self, adapter: "Adapter", questions: Sequence[str], generation: "Generation", tell: Listener
+        self,
+        adapter: "Adapter",
+        questions: Sequence[str],
+        generation: "Generation",
+        tell: Listener,
+        again: Callable[[Answer], str | None] | None = None,
     ) -> list[Answer]:
-        """Answer the questions in turn; a policy that ignores the question shares one prefill among them."""
-        session = self.open(adapter, questions[0], tell, once=len(questions) == 1)
+        """Answer the questions in turn; a policy that ignores the question shares one prefill among them.
+
+        Args:
+            again: what else to ask after an answer, as the next turn of the same talk; None: nothing.
+        """
+        full = self.plan.around.question
+        session = self.open(adapter, full(questions[0]), tell, once=len(questions) == 1)
         for question in questions:
             turn = session.first if session.once else session.ask
-            for event in turn(question, generation):
-                if isinstance(event, Answer):
-                    self.answers.append(event)
-                tell(event)
+            last = self._hear(turn(full(question), generation), question, tell)
+            while again and (more := again(last)) is not None:
+                last = self._hear(session.follow_up(more, generation), more, tell)
         return self.answers
+
+    def _hear(self, events: Iterator[Event], question: str, tell: Listener) -> Answer:
+        """The answer that ends the events, under the question as it was asked."""
+        for event in events:
+            if isinstance(event, Answer):
+                event = replace(event, question=question)
+                self.answers.append(event)
+            tell(event)
+        return self.answers[-1]
 
     def open(self, adapter: "Adapter", question: str, tell: Listener, *, once: bool = False) -> "Session":
         """The engine's session about the clip, whose inputs ask `question`; `once`: nothing else will be asked.
@@ -213,5 +267,6 @@ class Run:
     @property
     def damage(self) -> tuple[str, ...]:
         """What was wrong with the file, and where the plan gave less than was asked for."""
-        notes = (self.frames.damage if self.frames else self.plan.info.damage, self.plan.sample.note)
+        plan = self.plan
+        notes = (self.frames.damage if self.frames else plan.info.damage, plan.sample.note, plan.around.note)
         return tuple(note for note in notes if note)

@@ -41,6 +41,14 @@ class SoundSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SubtitleSettings:
+    """Whether the model reads the clip's subtitles."""
+
+    subs: str | None = None  # "auto", or a file
+    subs_tokens: int = 4096  # at most so many of them
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSettings:
     """Which model answers, and where it runs."""
 
@@ -87,6 +95,7 @@ class Settings:
 
     clip: ClipSettings = ClipSettings()
     sound: SoundSettings = SoundSettings()
+    subtitles: SubtitleSettings = SubtitleSettings()
     model: ModelSettings = ModelSettings()
     method: MethodSettings = MethodSettings()
     output: OutputSettings = OutputSettings()
@@ -178,7 +187,13 @@ def _plain(value: Any) -> Any:
 
 def _checked(settings: Settings) -> Settings:
     clip, model, method = settings.clip, settings.model, settings.method
-    for name, value in (("frames", clip.frames), ("max-frames", clip.max_frames), ("max-tokens", model.max_tokens)):
+    counts = {
+        "frames": clip.frames,
+        "max-frames": clip.max_frames,
+        "max-tokens": model.max_tokens,
+        "subs-tokens": settings.subtitles.subs_tokens,
+    }
+    for name, value in counts.items():
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value} is too few", "Give a whole number from 1 on.")
     if clip.fps is not None and not 0 < clip.fps < float("inf"):

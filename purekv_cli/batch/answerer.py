@@ -8,22 +8,23 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from purekv_cli.around import Around
 from purekv_cli.batch.loop import Check
 from purekv_cli.batch.outcome import answered
 from purekv_cli.commands.model import ChosenModel, choose_model
 from purekv_cli.errors import OutOfResources
 from purekv_cli.kernels import allow
 from purekv_cli.memory import free_memory
-from purekv_cli.pipeline import Plan, Run, make_plan
+from purekv_cli.pipeline import Plan, Run, make_plan, with_text
 from purekv_cli.runtime.events import Answer, Event
 from purekv_cli.settings import Settings
 from purekv_cli.terminal import Terminal
 from purekv_cli.video.decode import decode
 from purekv_cli.video.frames import Frames
 from purekv_cli.video.probe import probe
+from purekv_cli.video.source import Local, local
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class Clip:
     @property
     def damage(self) -> str | None:
         """What was wrong with the file, and where the plan gave less than was asked for."""
-        return "; ".join(note for note in (self.frames.damage, self.plan.sample.note) if note) or None
+        notes = (self.frames.damage, self.plan.sample.note, self.plan.around.note)
+        return "; ".join(note for note in notes if note) or None
 
 
 class VideoAnswerer:
@@ -70,10 +72,16 @@ class VideoAnswerer:
         if start is not None or end is not None:
             wanted = replace(wanted, start=start, end=end)
         settings = replace(self._settings, clip=wanted)
-        info = probe(Path(video))
+        with local(video, lambda done, total: check(), offline=settings.model.offline) as found:
+            return self._read(found, settings, check, ahead)
+
+    def _read(self, found: Local, settings: Settings, check: Check, ahead: bool) -> Clip:
+        info = probe(found)
         check()
-        model = self._model
-        plan = make_plan(info, model.geometry, model.names, settings, model.dtype.itemsize, self._room or None)
+        model, room = self._model, self._room or None
+        listen = lambda event: check()  # noqa: E731
+        plan = make_plan(info, model.geometry, model.names, settings, model.dtype.itemsize, room, listen)
+        plan = with_text(plan, settings.subtitles, model.source.folder)
         if ahead:
             self._check_room(plan)
         threads = 1 if ahead and self._decoders > 1 else None  # several decoders fill the cores with one each
@@ -84,10 +92,11 @@ class VideoAnswerer:
         from purekv_cli.runtime.engine import Engine
 
         began = time.perf_counter()
-        inputs = self._adapter.prepare(read.frames, question)
+        around = read.plan.around
+        inputs = self._adapter.prepare(read.frames, around.question(question))
         spent = {"decode_seconds": read.frames.decode_seconds, "prepare_seconds": time.perf_counter() - began}
         session = Engine(self._adapter, read.plan.method).open(inputs, **spent)
-        return _Asked(session, self._settings, read.damage)
+        return _Asked(session, self._settings, around, read.damage)
 
     def _check_room(self, plan: Plan) -> None:
         """Several clips like this one must fit, because others are decoded at the same time."""
@@ -109,16 +118,17 @@ class VideoAnswerer:
 
 
 class _Asked:
-    def __init__(self, session: Any, settings: Settings, damage: str | None) -> None:
+    def __init__(self, session: Any, settings: Settings, around: Around, damage: str | None) -> None:
         from purekv_cli.runtime.sampling import Generation
 
         model = settings.model
-        self._session, self._damage = session, damage
+        self._session, self._around, self._damage = session, around, damage
         self._generation = Generation(model.max_tokens, model.temperature, model.top_p, model.seed)
 
     def ask(self, question: str, check: Check) -> dict[str, Any]:
         """The record's fields. Errors: TimedOut, OutOfResources."""
-        return answered(_last(self._session.ask(question, self._generation), check), self._damage)
+        events = self._session.ask(self._around.question(question), self._generation)
+        return answered(_last(events, check), self._damage)
 
 
 def _last(events: Iterable[Event], check: Check) -> Answer:

@@ -24,6 +24,7 @@ def identity(settings: Settings, source: Source) -> dict[str, Any]:
     chosen = {
         "model": model,
         "sound": asdict(settings.sound),
+        "subtitles": asdict(settings.subtitles),
         "clip": asdict(clip_settings(preset, settings.clip)),
         "method": asdict(method) | {"budget": str(method.budget), "preset": preset.name},
     }

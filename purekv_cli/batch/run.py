@@ -65,6 +65,8 @@ def run(request: Request, settings: Settings) -> None:
     wanted = _wanted(request)
     for note in wanted.notes:
         terminal.note(f"note: {note}", style="yellow")
+    if settings.subtitles.subs not in (None, "auto") and len({item.video for item in wanted.items}) > 1:
+        raise UsageError("one subtitle file cannot fit several videos", "Use --subs auto: each gets its own.")
     model = choose_model(settings, terminal)
     _check(settings, model)
     if settings.output.dry_run:

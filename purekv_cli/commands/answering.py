@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from purekv_cli.commands.model import ChosenModel, choose_model
 from purekv_cli.demo import NOTICE
 from purekv_cli.kernels import allow
-from purekv_cli.pipeline import Plan, Run, make_plan, shares_prefill
+from purekv_cli.pipeline import Plan, Run, make_plan, shares_prefill, with_text
 from purekv_cli.report.build import build, plan_facts, plan_line, video_facts
 from purekv_cli.report.record import SCHEMA_VERSION, dumps, to_json
 from purekv_cli.report.stats import stats_table
@@ -77,8 +77,9 @@ def plan_for(info: VideoInfo, model: ChosenModel, room: int | None, settings: Se
     if room is not None and 0 < room < plan.video_tokens:
         terminal.note(ROOM.format(room, plan.video_tokens), style="yellow")
         plan = make_plan(plan.info, *wanted[1:], room)
+    plan = with_text(plan, settings.subtitles, model.source.folder)
     terminal.note(plan_line(plan, model.describe()))
-    for note in (info.damage, plan.sample.note):
+    for note in (info.damage, plan.sample.note, plan.around.note):
         if note:
             terminal.note(f"note: {note}", style="yellow")
     return plan

@@ -11,6 +11,7 @@ from purekv_cli.commands.options import (
     ModelFlags,
     OutputFlags,
     SoundFlag,
+    SubtitleFlags,
     at_least_one,
     with_flags,
 )
@@ -27,12 +28,13 @@ def ask(
     *,
     clip: ClipFlags,
     sound: SoundFlag,
+    subtitles: SubtitleFlags,
     model: ModelFlags,
     method: MethodFlags,
     output: OutputFlags,
 ) -> None:
     """Ask about a video: answers go to stdout, everything else to stderr."""
-    settings = settle(clip, sound, model, method, output)
+    settings = settle(clip, sound, subtitles, model, method, output)
     questions = at_least_one(question, more)
     from purekv_cli.commands.answering import answer
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from purekv_cli.commands.options import ClipFlags, MethodFlags, ModelFlags, SoundFlag, with_flags
+from purekv_cli.commands.options import ClipFlags, MethodFlags, ModelFlags, SoundFlag, SubtitleFlags, with_flags
 from purekv_cli.settings import settle
 
 
@@ -84,11 +84,12 @@ def batch(
     flags: BatchFlags,
     clip: ClipFlags,
     sound: SoundFlag,
+    subtitles: SubtitleFlags,
     model: ModelFlags,
     method: MethodFlags,
 ) -> None:
     """Ask about many videos, resumably: one JSON line an answer."""
-    settings = settle(flags, clip, sound, model, method)
+    settings = settle(flags, clip, sound, subtitles, model, method)
     from purekv_cli.batch.run import Request, run
 
     run(

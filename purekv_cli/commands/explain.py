@@ -12,9 +12,11 @@ from purekv_cli.commands.options import (
     ModelFlags,
     OutputFlags,
     SoundFlag,
+    SubtitleFlags,
     at_least_one,
     with_flags,
 )
+from purekv_cli.commands.source import HELP, opened
 from purekv_cli.settings import settle
 
 
@@ -46,19 +48,21 @@ class ExplainFlags:
 
 @with_flags
 def explain(
-    video: Annotated[Path, typer.Argument(help="A video, a picture, or a folder of pictures.", metavar="VIDEO")],
+    video: Annotated[str, typer.Argument(help=HELP, metavar="VIDEO")],
     question: Annotated[str, typer.Argument(help="What to ask.", metavar="QUESTION")],
     *,
     flags: ExplainFlags,
     clip: ClipFlags,
     sound: SoundFlag,
+    subtitles: SubtitleFlags,
     model: ModelFlags,
     method: MethodFlags,
     output: OutputFlags,
 ) -> None:
     """Answer as `ask` does, and show which parts of the video the cache kept."""
-    settings = settle(clip, sound, model, method, output)
+    settings = settle(clip, sound, subtitles, model, method, output)
     (question,) = at_least_one(question, None)
     from purekv_cli.explain.run import run
 
-    run(video, question, flags, settings)
+    with opened(video, settings) as found:
+        run(found, question, flags, settings)

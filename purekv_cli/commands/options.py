@@ -84,6 +84,21 @@ class SoundFlag:
 
 
 @dataclass(frozen=True, slots=True)
+class SubtitleFlags:
+    """For verbs whose model may read what is said."""
+
+    subs: Annotated[
+        str | None,
+        _clip(
+            "--subs", help="Subtitles for the model to read: a file, or auto for the video's own.", metavar="FILE|auto"
+        ),
+    ] = None
+    subs_tokens: Annotated[
+        int | None, _clip("--subs-tokens", help="At most so many tokens of them (default: 4096).", metavar="N")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFlags:
     """Which model answers, and where it runs."""
 

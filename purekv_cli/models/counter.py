@@ -20,12 +20,7 @@ def counter(folder: Path | None) -> Callable[[str], int]:
 
 @cache
 def _counter(folder: Path) -> Callable[[str], int]:
-    if (folder / "tokenizer.json").is_file():
-        from tokenizers import Tokenizer
-
-        fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        return lambda text: len(fast.encode(text, add_special_tokens=False).ids)
     from transformers import AutoTokenizer
 
-    slow = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return lambda text: len(slow.encode(text, add_special_tokens=False))
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))

@@ -37,6 +37,7 @@ class ModelGeometry:
     crop: bool = False  # with `side`: the square is cut from the middle of the frame, not the whole frame squeezed
     frames: int | None = None  # that the model was trained on: so many are sampled, of the middles of equal parts
     max_frames: int | None = None  # that the model takes; None: no bound of its own
+    stamped: bool = False  # the prompt tells frames' times in the video; else the model counts from the clip's start
     audio_tokens: int = 0  # that a clip's sound becomes, whatever its length
     audio_rate: int = 0  # tokens that a second of sound becomes instead
     audio_seconds: float = 0.0  # with `audio_rate`: what lies beyond is not heard

@@ -59,6 +59,7 @@ class Family:
     adapter: str  # "module:class" in purekv_cli.models, with `of` as `chat.VideoChat` has it
     verified: str  # what was checked, and with which weights
     geometry: Callable[[Mapping[str, Any], Mapping[str, Any] | None], ModelGeometry] = ModelGeometry.from_config
+    stamped: bool = False  # of `ModelGeometry`: its text around frames says when they are
     loader: str | None = None  # class of transformers, or "module:class" here; None: named like the architecture
 
 
@@ -73,7 +74,7 @@ FAMILIES: dict[str, Family] = {
         f"{_PIXELS}; positions of transformers 4.57.1; the trained embedded model",
     ),
     "Qwen2VLForConditionalGeneration": Family("qwen2_vl", "Qwen2-VL", "qwen2_vl:Qwen2VL", _PIXELS),
-    "Qwen3VLForConditionalGeneration": Family("qwen3_vl", "Qwen3-VL", "qwen3_vl:Qwen3VL", _TEXT),
+    "Qwen3VLForConditionalGeneration": Family("qwen3_vl", "Qwen3-VL", "qwen3_vl:Qwen3VL", _TEXT, stamped=True),
     "LlavaOnevisionForConditionalGeneration": Family(
         "llava_onevision", "LLaVA-OneVision", "llava_onevision:LlavaOnevision", _PIXELS, squares
     ),
@@ -87,6 +88,7 @@ FAMILIES: dict[str, Family] = {
         "smolvlm:SmolVLM",
         f"{_CONTRACT}; the text of the library's processor; frames are resized otherwise",
         squares,
+        stamped=True,
     ),
     "VideoLlama3ForConditionalGeneration": Family(
         "video_llama_3",
@@ -94,6 +96,7 @@ FAMILIES: dict[str, Family] = {
         "video_llama_3:VideoLlama3",
         f"{_TEXT}; a released chat template was not at hand",
         single_frames,
+        stamped=True,
     ),
     "Qwen2_5OmniModel": Family(
         "qwen2_5_omni",
@@ -101,7 +104,7 @@ FAMILIES: dict[str, Family] = {
         "qwen2_5_omni:QwenOmni",
         f"{_CONTRACT}; positions of the library",
         thinker,
-        "Qwen2_5OmniThinkerForConditionalGeneration",
+        loader="Qwen2_5OmniThinkerForConditionalGeneration",
     ),
 }
 FAMILIES |= {
@@ -111,7 +114,7 @@ FAMILIES |= {
         "videollama2.adapter:VideoLlama2Chat",
         "every tensor of two small models of the reference implementation",
         videollama2.connector_geometry,
-        "videollama2.checkpoint:Checkpoint",
+        loader="videollama2.checkpoint:Checkpoint",
     )
     for language in ("Mistral", "Mixtral", "Qwen2")
 }
@@ -247,7 +250,7 @@ def _local(name: str, folder: Path) -> Source:
         raise ModelUnavailable(
             f"{folder / 'config.json'} lacks {error}", "The checkpoint is damaged or of an unknown layout."
         ) from None
-    return Source(name, folder, geometry=sizes)
+    return Source(name, folder, geometry=replace(sizes, stamped=family.stamped))
 
 
 def family_of(name: str, config: Mapping[str, Any]) -> Family:
