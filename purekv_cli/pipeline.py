@@ -26,9 +26,11 @@ from purekv_cli.video.sample import Mode, SamplePlan, SampleSpec, sample
 from purekv_cli.video.scenes import find_scenes
 
 if TYPE_CHECKING:
-    from purekv_cli.models.base import Adapter
+    from purekv_cli.models.base import Adapter, Inputs
     from purekv_cli.runtime.sampling import Generation
     from purekv_cli.runtime.session import Session
+    from purekv_cli.store.file import Kept
+    from purekv_cli.store.shelf import Shelf
 
 HEARING = "DAMO-NLP-SG/VideoLLaMA2.1-7B-AV"
 TEXT_TOKENS = 40  # of a chat template and a question: plans are estimates, statistics count
@@ -195,6 +197,19 @@ class Run:
     frames: Frames | None = None
     answers: list[Answer] = field(default_factory=list)
     session: "Session | None" = None  # the engine's, as the last answer left it
+    shelf: "Shelf | None" = None  # where what is kept of the clip outlives this process; None: nowhere
+    recalled: "Kept | None" = None  # what an earlier run left there
+
+    def recall(self) -> bool:
+        """Whether an earlier run kept this clip: then nothing needs to be decoded."""
+        if self.shelf is not None and self.recalled is None:
+            self.recalled = self.shelf.recall()
+        return self.recalled is not None
+
+    def keep(self) -> None:
+        """Leave what questions share to later runs."""
+        if self.shelf is not None and self.session is not None and self.frames is not None:
+            self.shelf.keep(self.session, self.frames)
 
     def decode(self, tell: Listener) -> Frames:
         """Read the frames of the plan, before a model is there: what cannot be read is said at once."""
@@ -213,13 +228,15 @@ class Run:
     ) -> list[Answer]:
         """Answer the questions in turn; a policy that ignores the question shares one prefill among them.
 
+        It reads the clip alone then, also for one question, so that an answer depends on nothing else that is asked.
+
         Args:
             again: what else to ask after an answer, as the next turn of the same talk; None: nothing.
         """
         full = self.plan.around.question
         session = self.open(adapter, full(questions[0]), tell, once=len(questions) == 1)
+        turn = session.first if session.once and not session.engine.shares_prefill else session.ask
         for question in questions:
-            turn = session.first if session.once else session.ask
             last = self._hear(turn(full(question), generation), question, tell)
             while again and (more := again(last)) is not None:
                 last = self._hear(session.follow_up(more, generation), more, tell)
@@ -237,10 +254,27 @@ class Run:
     def open(self, adapter: "Adapter", question: str, tell: Listener, *, once: bool = False) -> "Session":
         """The engine's session about the clip, whose inputs ask `question`; `once`: nothing else will be asked.
 
-        Frames that were not decoded before are now, while a GPU's vision tower works on the first of them.
+        Frames that were not decoded before are now, while a GPU's vision tower works on the first of them; unless an
+        earlier run kept what the session needs.
         """
         from purekv_cli.runtime.engine import Engine
         from purekv_cli.runtime.session import Session
+
+        engine = Engine(adapter, self.plan.method)
+        if self.recalled is not None and self.shelf is not None:
+            self.session = Session.resume(
+                engine,
+                self.recalled.snapshot,
+                lambda: self._watch(adapter, question, lambda event: None)[0],
+                recall_seconds=self.shelf.seconds,
+            )
+            return self.session
+        inputs, spent = self._watch(adapter, question, tell)
+        self.session = Session(engine, inputs, **spent, once=once)
+        return self.session
+
+    def _watch(self, adapter: "Adapter", question: str, tell: Listener) -> tuple["Inputs", dict[str, float]]:
+        """The inputs of the clip and a question, and the seconds they took."""
         from purekv_cli.runtime.vision_stream import decode_and_embed
 
         frames, features = self.frames, None
@@ -250,9 +284,7 @@ class Run:
             self.frames = frames = self.with_sound(frames)
         began = time.perf_counter()
         inputs = adapter.prepare(frames, question, features)
-        spent = {"decode_seconds": frames.decode_seconds, "prepare_seconds": time.perf_counter() - began}
-        self.session = Session(Engine(adapter, self.plan.method), inputs, **spent, once=once)
-        return self.session
+        return inputs, {"decode_seconds": frames.decode_seconds, "prepare_seconds": time.perf_counter() - began}
 
     def with_sound(self, frames: Frames) -> Frames:
         """The frames with the sound of their range, if the plan listens to it."""
@@ -267,6 +299,6 @@ class Run:
     @property
     def damage(self) -> tuple[str, ...]:
         """What was wrong with the file, and where the plan gave less than was asked for."""
-        plan = self.plan
-        notes = (self.frames.damage if self.frames else plan.info.damage, plan.sample.note, plan.around.note)
+        plan, seen = self.plan, self.frames or self.recalled
+        notes = (seen.damage if seen else plan.info.damage, plan.sample.note, plan.around.note)
         return tuple(note for note in notes if note)

@@ -14,6 +14,7 @@ import platformdirs
 
 from purekv_cli.errors import UsageError
 from purekv_cli.kernels import Allowed
+from purekv_cli.method.budget import Budget
 from purekv_cli.method.config import Observe
 from purekv_cli.tables import misspelt, read_table
 
@@ -77,6 +78,19 @@ class MethodSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Whether what is kept of a clip outlives the process."""
+
+    cache: bool | None = None  # None: where questions share a prefill
+    cache_limit: str = "10GiB"  # of all files
+
+    @property
+    def limit(self) -> int:
+        """In bytes."""
+        return parse_bytes(self.cache_limit)
+
+
+@dataclass(frozen=True, slots=True)
 class OutputSettings:
     """What is shown and written."""
 
@@ -98,6 +112,7 @@ class Settings:
     subtitles: SubtitleSettings = SubtitleSettings()
     model: ModelSettings = ModelSettings()
     method: MethodSettings = MethodSettings()
+    cache: CacheSettings = CacheSettings()
     output: OutputSettings = OutputSettings()
 
 
@@ -131,7 +146,7 @@ def config_path() -> Path:
 
 
 def cache_path() -> Path:
-    """Where sample clips live: the user's cache folder."""
+    """Where sample clips and kept caches live: the user's cache folder."""
     return platformdirs.user_cache_path("purekv")
 
 
@@ -160,6 +175,17 @@ def parse_time(text: str) -> float:
     for number in numbers:
         seconds = seconds * 60 + number
     return seconds
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from "10GiB" or "500MB"."""
+    try:
+        size = Budget.parse(text)
+    except UsageError:
+        size = None
+    if size is None or size.kind != "bytes":
+        raise UsageError(f"cannot read the size {text!r}", "Write it with a unit, such as 10GiB or 500MB.")
+    return int(size.value)
 
 
 def _read_config() -> dict[str, Any]:
@@ -204,6 +230,7 @@ def _checked(settings: Settings) -> Settings:
         raise UsageError(
             f"the clip ends at {clip.end:g} s, not after it starts at {clip.start:g} s", "Give an --end after --start."
         )
+    parse_bytes(settings.cache.cache_limit)
     if method.dense and method.policy not in (None, "dense"):
         raise UsageError(f"--dense and --policy {method.policy} contradict each other", "Give one of them.")
     return settings

@@ -18,6 +18,7 @@ from purekv_cli.report.stats import stats_table
 from purekv_cli.report.write import check_target, write_report
 from purekv_cli.runtime.events import Answer, Event, Progress, Text
 from purekv_cli.settings import OutputSettings, Settings
+from purekv_cli.store.shelf import Shelf, open_shelf
 from purekv_cli.terminal import Terminal
 from purekv_cli.video.info import VideoInfo
 from purekv_cli.video.probe import probe
@@ -42,7 +43,7 @@ def answer(video: Path, questions: Sequence[str], settings: Settings) -> None:
     if output.dry_run:
         show_plan(plan, model, output, terminal)
         return
-    run = answered(plan, model, questions, settings, terminal)
+    run = answered(plan, model, questions, settings, terminal, open_shelf(plan, model, settings, terminal))
     tell_ways(run.plan, run.answers, settings, terminal)
     record = build(run, model.facts())
     if output.json:
@@ -92,15 +93,28 @@ def show_plan(plan: Plan, model: ChosenModel, output: OutputSettings, terminal: 
         terminal.write(dumps({"schema_version": SCHEMA_VERSION, **facts}))
 
 
-def answered(plan: Plan, model: ChosenModel, questions: Sequence[str], settings: Settings, terminal: Terminal) -> Run:
-    """The plan carried out: answers go to stdout as they come, and are in the run with the engine's session."""
+def answered(
+    plan: Plan,
+    model: ChosenModel,
+    questions: Sequence[str],
+    settings: Settings,
+    terminal: Terminal,
+    shelf: Shelf | None = None,
+) -> Run:
+    """The plan carried out: answers go to stdout as they come, and are in the run with the engine's session.
+
+    Args:
+        shelf: where an earlier run may have kept the clip, and this one will; None: its frames are read in any case.
+    """
     output = settings.output
     screen = Screen(terminal, questions, silent=output.json, stream=not output.no_stream)
     try:
-        run = Run(plan)
-        read_frames(run, screen, terminal)  # before the model is loaded: what cannot be read is said at once
+        run = Run(plan, shelf=shelf)
+        if not run.recall():
+            read_frames(run, screen, terminal)  # before the model is loaded: what cannot be read is said at once
         adapter = load(model, settings, screen, terminal)
         run.ask(adapter, questions, generation(settings), screen.show)
+        run.keep()
     finally:
         screen.close()
     return run

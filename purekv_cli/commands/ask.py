@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from purekv_cli.commands.options import (
+    CacheFlags,
     ClipFlags,
     MethodFlags,
     ModelFlags,
@@ -31,10 +32,11 @@ def ask(
     subtitles: SubtitleFlags,
     model: ModelFlags,
     method: MethodFlags,
+    cache: CacheFlags,
     output: OutputFlags,
 ) -> None:
     """Ask about a video: answers go to stdout, everything else to stderr."""
-    settings = settle(clip, sound, subtitles, model, method, output)
+    settings = settle(clip, sound, subtitles, model, method, cache, output)
     questions = at_least_one(question, more)
     from purekv_cli.commands.answering import answer
 

@@ -47,7 +47,7 @@ class DType(StrEnum):
 
 
 def _flag(*names: str, help: str, panel: str, **more: Any) -> Any:
-    env = "PUREKV_" + names[0].lstrip("-").replace("-", "_").upper()
+    env = "PUREKV_" + names[0].partition("/")[0].lstrip("-").replace("-", "_").upper()
     more = {"envvar": env, "show_envvar": False, **more}
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
 
@@ -55,6 +55,7 @@ def _flag(*names: str, help: str, panel: str, **more: Any) -> Any:
 _clip = functools.partial(_flag, panel="Clip")
 _model = functools.partial(_flag, panel="Model")
 _method = functools.partial(_flag, panel="Method")
+_cache = functools.partial(_flag, panel="Cache on disk")
 _output = functools.partial(_flag, panel="Output")
 _TIME: dict[str, Any] = {"parser": parse_time, "metavar": "TIME"}
 
@@ -162,6 +163,24 @@ class MethodFlags:
             help="From a layer on only this share of the tokens flows, or off (default: the preset).",
             metavar="LAYER:SHARE",
         ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheFlags:
+    """Whether what is kept of a clip outlives the process."""
+
+    cache: Annotated[
+        bool | None,
+        _cache(
+            "--cache/--no-cache",
+            help="Keep the pruned cache on disk for later questions about the clip (default: where they can share it, "
+            "as with --observe template).",
+        ),
+    ] = None
+    cache_limit: Annotated[
+        str | None,
+        _cache("--cache-limit", help="Disk that all of them may take (default: 10GiB).", metavar="SIZE"),
     ] = None
 
 

@@ -107,11 +107,11 @@ def build(run: Run, model: dict[str, Any]) -> Record:
         answers=tuple(run.answers),
         damage=run.damage,
         summary=summary,
-        strip=tuple(_strip(run.frames)) if run.frames else (),
+        strip=tuple(strip(run.frames)) if run.frames else run.recalled.strip if run.recalled else (),
     )
 
 
-def _strip(frames: Frames) -> Iterable[tuple[str, bytes]]:
+def strip(frames: Frames) -> Iterable[tuple[str, bytes]]:
     """A few frames, evenly spread: (time, JPEG)."""
     count = len(frames.pixels)
     shown = min(STRIP, count)

@@ -105,11 +105,13 @@ def read(path: Path, header: Header) -> Kept:
 
 
 def _digests(tensors: dict[str, Tensor]) -> dict[str, str]:
-    """SHA-256 of every tensor's bytes, side by side."""
+    """SHA-256 of every tensor's type, shape and bytes, side by side."""
 
     def of(tensor: Tensor) -> str:
         data: Any = tensor.flatten().view(_BYTE).numpy()
-        return hashlib.sha256(data).hexdigest()
+        found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(data)
+        return found.hexdigest()
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         return dict(zip(tensors, pool.map(of, tensors.values()), strict=True))
