@@ -15,7 +15,7 @@ from transformers.utils import logging
 from purekv_cli.bench import engines, plot, plot_stages, table
 from purekv_cli.bench.clip import write
 from purekv_cli.bench.compare import Bench
-from purekv_cli.bench.export import facts, to_json
+from purekv_cli.bench.export import FORMATS, facts, to_json
 from purekv_cli.bench.first_token import FromFile
 from purekv_cli.bench.measure import limits
 from purekv_cli.bench.request import (
@@ -39,6 +39,7 @@ from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.models.placement import choose_device, choose_dtype
 from purekv_cli.models.preprocess import PixelScale
 from purekv_cli.presets import choose
+from purekv_cli.report.write import write_whole
 from purekv_cli.runtime.vision_weights import read_tower
 from purekv_cli.runtime.weights import Unsupported
 from purekv_cli.targets import check_target
@@ -72,6 +73,7 @@ def run(video: Path | None, flags: "BenchFlags", arguments: list[str]) -> None:
         make(policy, base)
     for path, suffix in ((flags.export_json, ".json"), (flags.export_markdown, ".md"), (flags.plot, ".png")):
         check_target(path, (suffix,))
+    check_target(flags.report, FORMATS)
     dtype = choose_dtype(flags.dtype.value, device)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -181,9 +183,9 @@ def _show(flags: "BenchFlags", result: Result, terminal: Terminal) -> None:
         terminal.write(to_json(result))
     else:
         page().print(table.rich(result))
-    for path, text in ((flags.export_json, to_json), (flags.export_markdown, table.markdown)):
+    for path in (flags.export_json, flags.export_markdown, flags.report):
         if path:
-            path.write_text(text(result), encoding="utf-8")
+            write_whole(FORMATS[path.suffix.lower()](result), path)
             terminal.note(f"written: {path}")
     if flags.plot:
         stages = flags.plot.with_stem(f"{flags.plot.stem}-first-token") if result.rows else flags.plot

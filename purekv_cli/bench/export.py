@@ -1,15 +1,15 @@
 """The result as JSON, with the raw times of every run, and the facts that make it repeatable."""
 
-import platform
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import torch
-import transformers
 
-from purekv_cli import __version__
+from purekv_cli.bench import page, table
 from purekv_cli.bench.result import Result, Row, Walk
+from purekv_cli.report.machine import device_name, in_words, versions
 from purekv_cli.report.record import dumps
 
 SCHEMA_VERSION = 1
@@ -17,27 +17,16 @@ SCHEMA_VERSION = 1
 
 def facts(device: torch.device, arguments: list[str], model: str, dtype: torch.dtype) -> dict[str, object]:
     """Device, versions, model and command line."""
-    versions = {"purekv": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
-    try:
-        import triton
-
-        versions["triton"] = triton.__version__
-    except ImportError:
-        pass
+    found = versions()
+    python = found.pop("python")
     return {
         "command": shlex.join(["purekv", *arguments]),
         "model": model,
         "dtype": str(dtype).removeprefix("torch."),
-        "device": _device_name(device),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "python": platform.python_version(),
+        "device": device_name(device),
+        "versions": in_words(found),
+        "python": python,
     }
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
-    return f"{device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def to_json(result: Result) -> str:
@@ -54,6 +43,9 @@ def to_json(result: Result) -> str:
             "from_file": [_walk(walk) for walk in result.walks],
         }
     )
+
+
+FORMATS: dict[str, Callable[[Result], str]] = {".json": to_json, ".md": table.markdown, ".html": page.render}
 
 
 def _row(result: Result, row: Row) -> dict[str, Any]:

@@ -1,9 +1,13 @@
-"""A pen on a Pillow image: unscaled pixels in, everything drawn at twice the size, for scaling down smooths lines."""
+"""What pictures are drawn with, in unscaled pixels: a pen on a Pillow image, or report/svg.py's for a page.
+
+On the image everything is drawn at twice the size, for scaling down smooths lines.
+"""
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -12,6 +16,29 @@ INK, SOFT, GRID, PAPER = "#1d2129", "#5c6370", "#e4e7ec", "#ffffff"
 COLOURS = ("#6b7280", "#1f4e9c", "#d1495b", "#2a9d8f", "#e58f1b", "#7b4ba3", "#3a7d44", "#a0522d")
 
 Point = tuple[float, float]
+
+
+class Drawing(Protocol):
+    """A picture in the making, of that many pixels."""
+
+    def __init__(self, width: int, height: int) -> None: ...
+
+    def text(self, at: Point, text: str, points: int, colour: str, anchor: str = "la") -> None:
+        """`anchor` as Pillow has it: l, m, r across; a, m, t down."""
+
+    def dot(self, at: Point, radius: float, colour: str) -> None: ...
+
+    def box(self, start: Point, end: Point, colour: str) -> None: ...
+
+    def line(self, places: Sequence[Point], colour: str, width: float, dashed: bool = False) -> None: ...
+
+
+Kind = TypeVar("Kind", bound=Drawing)
+
+
+def text_width(text: str, points: int) -> float:
+    """How wide that text is."""
+    return float(ImageFont.load_default(points * SCALE).getlength(text)) / SCALE
 
 
 class Pen:
@@ -28,10 +55,6 @@ class Pen:
     def text(self, at: Point, text: str, points: int, colour: str, anchor: str = "la") -> None:
         font = ImageFont.load_default(points * SCALE)
         self._draw.text(_scaled(at), text, fill=colour, font=font, anchor=anchor)
-
-    def length(self, text: str, points: int) -> float:
-        """How wide that text is."""
-        return float(ImageFont.load_default(points * SCALE).getlength(text)) / SCALE
 
     def dot(self, at: Point, radius: float, colour: str) -> None:
         (x, y), r = _scaled(at), radius * SCALE

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from purekv_cli.bench.pen import COLOURS, GRID, INK, SOFT, Pen, Point
+from purekv_cli.bench.pen import COLOURS, GRID, INK, SOFT, Drawing, Kind, Pen, Point
 from purekv_cli.bench.result import Result, Row
 from purekv_cli.report.units import size, span
 
-_WIDTH, _PANEL_HEIGHT, _HEADER, _LEGEND_LINE = 1360, 520, 74, 26
+HEADER = 74  # px of title
+_WIDTH, _PANEL_HEIGHT, _LEGEND_LINE = 1360, 520, 26
 _LEFT, _RIGHT, _TOP, _BOTTOM = 92, 34, 44, 58  # margins of a panel around its axes
 _VALUE_ROOM = 90  # beside the longest bar
 
@@ -47,13 +48,20 @@ class _Panel:
 
 def draw(result: Result, path: Path) -> bool:
     """Write the picture; False when nothing was measured."""
+    if pen := drawn(result, Pen):
+        pen.save(path)
+    return pen is not None
+
+
+def drawn(result: Result, kind: type[Kind]) -> Kind | None:
+    """The picture; None when nothing was measured."""
     prefill = _series(result, lambda row: row.prefill.mean)
     memory = _series(result, lambda row: float(row.costs.kv_peak) if row.costs else 0.0)
     if not prefill:
-        return False
+        return None
     legend = -(-len(prefill) // 2)
-    height = _HEADER + _PANEL_HEIGHT + legend * _LEGEND_LINE + 30
-    pen = Pen(_WIDTH, height)
+    height = HEADER + _PANEL_HEIGHT + legend * _LEGEND_LINE + 30
+    pen = kind(_WIDTH, height)
     pen.text((_LEFT - 50, 18), f"purekv bench: {result.facts.get('model', '')}", 21, INK)
     where = f"{result.facts.get('device', '')}, {result.facts.get('dtype', '')}"
     pen.text((_LEFT - 50, 46), where, 14, SOFT)
@@ -67,9 +75,8 @@ def draw(result: Result, path: Path) -> bool:
         else:
             _draw_lines(pen, panel, lines)
     for at, line in enumerate(prefill):
-        _draw_key(pen, line, (_LEFT - 50 + at % 2 * half, _HEADER + _PANEL_HEIGHT + at // 2 * _LEGEND_LINE + 12))
-    pen.save(path)
-    return True
+        _draw_key(pen, line, (_LEFT - 50 + at % 2 * half, HEADER + _PANEL_HEIGHT + at // 2 * _LEGEND_LINE + 12))
+    return pen
 
 
 def _series(result: Result, value: Callable[[Row], float]) -> list[Series]:
@@ -90,7 +97,7 @@ def _panel(title: str, lines: Sequence[Series], unit: Callable[[float], str], of
     return _Panel(
         title=title,
         left=offset + _LEFT,
-        top=_HEADER + _TOP,
+        top=HEADER + _TOP,
         width=_WIDTH / 2 - _LEFT - _RIGHT,
         height=_PANEL_HEIGHT - _TOP - _BOTTOM,
         x=(min(xs) / 1.15, max(xs) * 1.15),
@@ -99,7 +106,7 @@ def _panel(title: str, lines: Sequence[Series], unit: Callable[[float], str], of
     )
 
 
-def _draw_lines(pen: Pen, panel: _Panel, lines: Sequence[Series]) -> None:
+def _draw_lines(pen: Drawing, panel: _Panel, lines: Sequence[Series]) -> None:
     right, bottom = panel.left + panel.width, panel.top + panel.height
     pen.text((panel.left, panel.top - 30), panel.title, 16, INK)
     for value in ticks(panel.y, binary=panel.unit is size):
@@ -119,7 +126,7 @@ def _draw_lines(pen: Pen, panel: _Panel, lines: Sequence[Series]) -> None:
             pen.dot(place, 4.5, line.colour)
 
 
-def _draw_bars(pen: Pen, panel: _Panel, lines: Sequence[Series]) -> None:
+def _draw_bars(pen: Drawing, panel: _Panel, lines: Sequence[Series]) -> None:
     """Of one length: bars from zero, the value at the end of each."""
     pen.text((panel.left, panel.top - 30), f"{panel.title}, {lines[0].points[0][0]:,.0f} tokens", 16, INK)
     pen.line([(panel.left, panel.top), (panel.left, panel.top + panel.height)], SOFT, 1.4)
@@ -134,7 +141,7 @@ def _draw_bars(pen: Pen, panel: _Panel, lines: Sequence[Series]) -> None:
         pen.text((end + 10, (top + bottom) / 2), panel.unit(value), 14, INK, anchor="lm")
 
 
-def _draw_key(pen: Pen, line: Series, at: Point) -> None:
+def _draw_key(pen: Drawing, line: Series, at: Point) -> None:
     pen.line([at, (at[0] + 40, at[1])], line.colour, 2.6, dashed=line.dashed)
     pen.dot((at[0] + 20, at[1]), 4.5, line.colour)
     pen.text((at[0] + 52, at[1]), line.name, 14, INK, anchor="lm")

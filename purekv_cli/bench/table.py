@@ -40,6 +40,10 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    def is_text(self, column: int) -> bool:
+        """Whether a column holds words, which begin at the left."""
+        return column < 2 or self.title == "Gate"
+
 
 def tables(result: Result) -> list[Table]:
     """Gate, prefill, decode."""
@@ -78,8 +82,7 @@ def rich(result: Result) -> Group:
     for table in tables(result):
         drawn = RichTable(title=table.title, title_justify="left", box=None, padding=(0, 2, 0, 0))
         for at, column in enumerate(table.columns):
-            left = at < 2 or table.title == "Gate"
-            drawn.add_column(column, justify="left" if left else "right", overflow="fold")
+            drawn.add_column(column, justify="left" if table.is_text(at) else "right", overflow="fold")
         for row in table.rows:
             drawn.add_row(*row)
         parts += [drawn, Text("")]
@@ -114,9 +117,9 @@ def _prefill(result: Result, row: Row) -> tuple[str, ...]:
     return (
         *head,
         _spread(taken),
-        _ms(taken.least),
+        milliseconds(taken.least),
         speed_up(result, row, stock.prefill.least if stock else None, taken.least),
-        _ms(costs.scoring) if costs.scoring else "",
+        milliseconds(costs.scoring) if costs.scoring else "",
         f"{speed / 1e12:.4g}",
         f"{speed / result.limits.flops:.0%}",
         size(costs.kv_peak),
@@ -134,7 +137,7 @@ def _decode(result: Result, row: Row) -> tuple[str, ...]:
         _spread(row.first_token),
         speed_up(result, row, stock.first_token.least if stock else None, row.first_token.least),
         _spread(token),
-        _ms(costs.floor),
+        milliseconds(costs.floor),
         f"{token.mean / costs.floor:.2f}",
         speed_up(result, row, stock.token.least if stock else None, token.least),
         size(costs.kv_kept),
@@ -148,7 +151,7 @@ def _walk(result: Result, walk: Walk) -> tuple[str, ...]:
         return (*head, _absent(walk), *[""] * (len(WALK) - 3))
     stock, whole = result.stock_walk(), walk.stage("first_token")
     baseline = stock.stage("first_token").least if stock else None
-    stages = (_ms(walk.stage(name).mean) for name in ("decode", "prepare", "vision", "prefill"))
+    stages = (milliseconds(walk.stage(name).mean) for name in ("decode", "prepare", "vision", "prefill"))
     return (*head, *stages, _spread(whole), speed_up(result, walk, baseline, whole.least, "file"))
 
 
@@ -164,10 +167,15 @@ def _absent(row: Row | Walk) -> str:
 
 
 def _spread(spread: Spread) -> str:
-    return _ms(spread.mean) if spread.deviation is None else f"{_ms(spread.mean)} ± {_ms(spread.deviation)}"
+    return (
+        milliseconds(spread.mean)
+        if spread.deviation is None
+        else f"{milliseconds(spread.mean)} ± {milliseconds(spread.deviation)}"
+    )
 
 
-def _ms(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """Three digits, without the unit."""
     value = 1000 * seconds
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 

@@ -51,6 +51,9 @@ class BenchFlags:
         int, _own("--max-tokens", help="Tokens decoded in a run.", min=1, show_default=True, metavar="N")
     ] = 32
     seed: Annotated[int, _own("--seed", help="Of weights and prompts.", show_default=True, metavar="N")] = 0
+    report: Annotated[
+        Path | None, _own("--report", help="Write a report when done: .json, .md or .html.", metavar="FILE")
+    ] = None
     export_json: Annotated[Path | None, _own("--export-json", help="Raw times too.", metavar="FILE")] = None
     export_markdown: Annotated[Path | None, _own("--export-markdown", help="The tables.", metavar="FILE")] = None
     plot: Annotated[Path | None, _own("--plot", help="Prefill and memory over length.", metavar="FILE.png")] = None

@@ -1,53 +1,49 @@
-"""explain.html: the report of `--report x.html` with what was kept put in, pictures and all.
-
-The report's own page is rendered first and this one's style and section are set into it, so both look alike and say the
-same numbers. What was asked and answered is escaped there, so the marks below occur once, where the template has them.
-"""
+"""explain.html: the page of `--report x.html` with what was kept put in, the contact sheet and a drawn timeline."""
 
 import base64
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from dataclasses import replace
 
-from jinja2 import Environment
-
+from purekv_cli.explain import chart
 from purekv_cli.explain.kept import Kept
 from purekv_cli.explain.timeline import Timeline
 from purekv_cli.report import html
+from purekv_cli.report.page import Bar
 from purekv_cli.report.record import Record
+from purekv_cli.report.svg import SvgPen
 from purekv_cli.report.units import clock
 
-_STYLE_ENDS, _BEFORE = "</style>", "  <h2>Memory of the KV cache</h2>"
+FEW = 12  # layers whose bars have room
 
 
-@dataclass(frozen=True, slots=True)
-class Pictures:
-    """PNG files."""
+def render(record: Record, kept: Kept, timeline: Timeline, whose: str, plan: str, contact: bytes) -> str:
+    """The page, whole: it needs no other file and no network.
 
-    contact: bytes
-    timeline: bytes
-
-
-def render(record: Record, kept: Kept, timeline: Timeline, whose: str, plan: str, pictures: Pictures) -> str:
-    """The page, whole: it needs no other file and no network."""
+    Args:
+        whose: which layers the pictures show.
+        contact: the contact sheet, PNG.
+    """
     seconds, peak = timeline.peak
-    section = files("purekv_cli.explain").joinpath("section.html.j2").read_text(encoding="utf-8")
-    style, _, body = (
-        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-        .from_string(section)
-        .render(
-            plan=plan,
-            whose=whose,
-            share=f"{kept.by_layer.mean():.1%}",
-            entries=f"{int(kept.entries[..., kept.video].sum()):,}",
-            of=f"{len(kept.video) * kept.counts.size:,}",
-            grid=kept.grid,
-            peak=f"{peak:.1%}",
-            at=clock(seconds),
-            layers=list(enumerate(zip(kept.by_layer * 100, kept.counts.mean(1), strict=True))),
-            contact=base64.b64encode(pictures.contact).decode(),
-            timeline=base64.b64encode(pictures.timeline).decode(),
-        )
-        .partition("<!-- body -->\n")
+    return html.render(
+        replace(record, strip=()),  # the contact sheet shows the frames
+        "explain/explain.html.j2",
+        plan=plan,
+        whose=whose,
+        share=f"{kept.by_layer.mean():.1%}",
+        entries=f"{int(kept.entries[..., kept.video].sum()):,}",
+        of=f"{len(kept.video) * kept.counts.size:,}",
+        grid=kept.grid,
+        peak=f"{peak:.1%}",
+        at=clock(seconds),
+        layers=_layers(kept),
+        dense="many" if kept.layers > FEW else "",
+        contact=base64.b64encode(contact).decode(),
+        timeline=chart.drawn(timeline, whose, SvgPen).markup(f"kept share per second, most at {clock(seconds)}"),
     )
-    page = html.render(replace(record, strip=()))  # the contact sheet shows the frames
-    return page.replace(_STYLE_ENDS, style + _STYLE_ENDS, 1).replace(_BEFORE, body + _BEFORE, 1)
+
+
+def _layers(kept: Kept) -> list[Bar]:
+    """A bar of a hundred per cent is as long as there is room."""
+    return [
+        Bar(f"layer {layer}", f"{share:.1%}", 100 * share, title=f"{count:.1f} entries a head, text included")
+        for layer, (share, count) in enumerate(zip(kept.by_layer, kept.counts.mean(1), strict=True))
+    ]

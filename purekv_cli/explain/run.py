@@ -70,8 +70,7 @@ def _write(folder: Path, flags: "ExplainFlags", done: Run, record: Record, kept:
         kept.save(aside / "kept.npz")
         sheet(pixels, kept, layer).save(aside / "contact.png", optimize=True)
         chart.draw(timeline, whose, aside / "timeline.png")
-        pictures = page.Pictures((aside / "contact.png").read_bytes(), (aside / "timeline.png").read_bytes())
-        text = page.render(record, kept, timeline, whose, plan, pictures)
+        text = page.render(record, kept, timeline, whose, plan, (aside / "contact.png").read_bytes())
         (aside / "explain.html").write_text(text, encoding="utf-8")
     if flags.overlay:
         with moved_into(flags.overlay.parent) as aside:

@@ -8,9 +8,10 @@ from purekv_cli.explain.kept import Kept
 from purekv_cli.explain.shade import shade
 from purekv_cli.report.units import clock
 
-COLUMNS, MOST = 8, 240  # frames in a row; frames shown
+COLUMNS, MOST = 8, 240  # frames in a row at most; frames shown
 _WIDTH, _WIDEST = 1280, 320  # px, of the sheet and of one frame at most
-_GAP, _CAPTION, _HEAD = 6, 20, 40
+_GAP, _CAPTION, _HEAD = 6, 26, 40
+_LETTERS = 18  # px, readable where a page shows the sheet smaller
 _PAPER, _INK, _SOFT = (21, 25, 34), (232, 235, 242), (152, 161, 181)
 
 
@@ -28,7 +29,7 @@ def corner(place: int, columns: int, size: tuple[int, int]) -> tuple[int, int]:
 
 def layout(count: int, height: int, width: int) -> tuple[int, tuple[int, int]]:
     """(columns, (width, height) of a frame on the sheet) for frames of that size."""
-    columns = min(COLUMNS, count)
+    columns = -(-count // -(-count // COLUMNS))  # rows of equal length, where that can be
     across = min(_WIDEST, _WIDTH // columns - _GAP)
     return columns, (across, max(1, round(across * height / width)))
 
@@ -44,8 +45,8 @@ def sheet(pixels: NDArray[np.uint8], kept: Kept, layer: int | None = None) -> Im
     columns, size = layout(len(shown), *pixels.shape[1:3])
     rows = -(-len(shown) // columns)
     right, bottom = corner(columns * rows - 1, columns, size)
-    picture = Image.new("RGB", (max(right + size[0] + _GAP, 420), bottom + size[1] + _CAPTION + _GAP), _PAPER)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    picture = Image.new("RGB", (max(right + size[0] + _GAP, 540), bottom + size[1] + _CAPTION + _GAP), _PAPER)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_LETTERS)
     _legend(picture, draw, layer)
     shares = kept.patches(layer)
     for place, index in enumerate(shown):
@@ -59,10 +60,10 @@ def sheet(pixels: NDArray[np.uint8], kept: Kept, layer: int | None = None) -> Im
 
 
 def _legend(picture: Image.Image, draw: ImageDraw.ImageDraw, layer: int | None) -> None:
-    font = ImageFont.load_default(14)
+    font = ImageFont.load_default(_LETTERS)
     draw.text((_GAP, 10), "dropped", fill=_SOFT, font=font)
     scale = np.linspace(0, 1, 120)[None, :]
     ramp = shade(np.full((14, 120, 3), (236, 190, 80), np.uint8), scale)
-    picture.paste(Image.fromarray(ramp), (70, 12))
+    picture.paste(Image.fromarray(ramp), (90, 14))
     whose = "all layers and KV heads" if layer is None else f"all KV heads of layer {layer}"
-    draw.text((198, 10), f"kept by {whose}", fill=_SOFT, font=font)
+    draw.text((220, 10), f"kept by {whose}", fill=_SOFT, font=font)

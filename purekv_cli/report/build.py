@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from purekv_cli.pipeline import Plan, Run
+from purekv_cli.report.machine import device_name, in_words, versions
 from purekv_cli.report.record import Record
 from purekv_cli.report.units import clock, size, times
 from purekv_cli.video.frames import Frames
@@ -82,6 +83,9 @@ def plan_line(plan: Plan, model: str) -> str:
 
 def build(run: Run, model: dict[str, Any]) -> Record:
     """The record of a run whose questions are all answered."""
+    import torch
+
+    found, device = versions(), device_name(torch.device(model["device"]))
     plan, info = run.plan, run.plan.info
     facts = plan_facts(plan)
     calibrated = "" if plan.preset.calibrated else ", not calibrated"
@@ -97,16 +101,19 @@ def build(run: Run, model: dict[str, Any]) -> Record:
         ),
         ("model", f"{model['name']}, {model['dtype']} on {model['device']}"),
         ("method", f"policy {plan.method.policy}, budget {plan.method.budget}, preset {plan.preset.name}{calibrated}"),
+        ("device", device),
+        ("versions", in_words(found)),
     )
     return Record(
         title=info.path.name,
         video=video_facts(info),
         sample=facts["sample"],
-        model=model,
+        model=model | {"device_name": device},
         method=facts["method"],
         answers=tuple(run.answers),
         damage=run.damage,
         summary=summary,
+        versions=found,
         strip=tuple(strip(run.frames)) if run.frames else run.recalled.strip if run.recalled else (),
     )
 

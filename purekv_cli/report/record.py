@@ -24,6 +24,7 @@ class Record:
     answers: Sequence[Answer]
     damage: tuple[str, ...]
     summary: tuple[tuple[str, str], ...]  # the same for people: (label, text)
+    versions: dict[str, str]  # of purekv and what computes for it
     strip: tuple[tuple[str, bytes], ...] = ()  # a few frames: (time, JPEG)
 
     @property
@@ -37,6 +38,7 @@ def as_dict(record: Record) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "purekv": __version__,
+        "versions": record.versions,
         "video": record.video,
         "sample": record.sample,
         "model": record.model,

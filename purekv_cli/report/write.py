@@ -23,8 +23,16 @@ def check_target(path: Path) -> None:
 
 
 def write_report(record: Record, path: Path) -> None:
-    """Write beside the target, then rename over it: a reader sees the old file or the new one."""
-    text = FORMATS[path.suffix.lower()](record)
+    """The report of the kind that the file's name asks for."""
+    write_whole(FORMATS[path.suffix.lower()](record), path)
+
+
+def write_whole(text: str, path: Path) -> None:
+    """Write beside the target, then rename over it: a reader sees the old file or the new one.
+
+    Raises:
+        OutOfResources: the disk said no.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:

@@ -41,8 +41,9 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int,
 
 
 def test_a_bench_of_two_lengths_with_all_its_files(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    files = [tmp_path / name for name in ("found.json", "found.md", "found.png")]
-    named = [x for pair in zip(("--export-json", "--export-markdown", "--plot"), files, strict=True) for x in pair]
+    files = [tmp_path / name for name in ("found.json", "found.md", "found.png", "found.html")]
+    flags = ("--export-json", "--export-markdown", "--plot", "--report")
+    named = [x for pair in zip(flags, files, strict=True) for x in pair]
     code, out, err = run(capfd, *SMALL, "--tokens", "256,512", "--policy", "purekv,random", *named)
     assert code == 0, out + err
     assert "Prefill of the language model" in out
@@ -66,6 +67,7 @@ def test_a_bench_of_two_lengths_with_all_its_files(capfd: pytest.CaptureFixture[
     assert "| 512 | random 0.5 |" in files[1].read_text()
     with Image.open(files[2]) as picture:
         assert picture.format == "PNG"
+    assert "<h2>Prefill of 528 tokens</h2>" in files[3].read_text()
 
 
 def test_json_is_all_of_stdout_and_quiet_leaves_stderr_empty(capfd: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +147,7 @@ def test_a_budget_that_cannot_hold_the_text_fails_its_rows_only(capfd: pytest.Ca
         (["--tokens", "1k", "--frames", "8"], "contradict", "one"),
         (["--export-json", "found.txt"], ".json", "found.json"),
         (["--plot", "no/such/folder/a.png"], "cannot write", "folder"),
+        (["--report", "found.pdf"], ".html", "found.json"),
     ],
 )
 def test_mistakes_are_two_lines_before_any_work(

@@ -1,12 +1,9 @@
 """`purekv explain` from end to end, with the demo model on its own clip and a tiny random one where that is enough."""
 
 import base64
-import io
 import json
 import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +17,8 @@ from purekv_cli.explain.sheet import corner, layout
 from purekv_cli.video.decode import decode
 from purekv_cli.video.probe import probe
 from purekv_cli.video.sample import SampleSpec, sample
+from tests.browser import DESKTOP, PHONE, look, needs_browser
 from tests.clips import Recipe, make
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 def run(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -67,9 +63,9 @@ def test_what_is_written_agrees_with_the_engine(capfd: pytest.CaptureFixture[str
     assert f"{inside:,}" in page
     assert answer["text"] in page
     inlined = [base64.b64decode(data) for data in re.findall(r"data:image/png;base64,([^\"]+)", page)]
-    assert inlined == [(folder / name).read_bytes() for name in ("contact.png", "timeline.png")]
+    assert inlined == [(folder / "contact.png").read_bytes()]
     assert not re.search(r"(src|href)=\"(?!data:)", page)
-    assert page.count("prefers-color-scheme: dark") == 2
+    assert page.count("prefers-color-scheme: dark") == page.count("<svg") == 1
     assert page.count("<h2>What was kept</h2>") == page.count("<h2>Memory of the KV cache</h2>") == 1
     assert "█" in err
     assert "written: " in err
@@ -204,22 +200,31 @@ def test_a_full_disk_leaves_no_half_of_it(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_draws_the_page(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, tiny: tuple[str | Path, ...], scheme: str
+@needs_browser
+@pytest.mark.parametrize(("width", "dark"), [(DESKTOP, False), (PHONE, True)], ids=["desktop, light", "phone, dark"])
+def test_a_browser_draws_the_page_and_its_numbers(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, tiny: tuple[str | Path, ...], width: int, dark: bool
 ) -> None:
-    assert run(capfd, *tiny, "-o", tmp_path)[0] == 0
-    shot, page = tmp_path / "shot.png", (tmp_path / "explain.html").as_uri()
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'home'}"]
-    flags += ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
-    subprocess.run(
-        [str(BROWSER), *flags, f"--screenshot={shot}", "--window-size=1000,2400", page],
-        check=True,
-        timeout=60,
-        capture_output=True,
-    )
-    with Image.open(io.BytesIO(shot.read_bytes())) as picture:
-        pixels = np.asarray(picture.convert("RGB")).astype(int)
-    assert (pixels[5, 5].mean() < 80) == (scheme == "dark")
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500  # the pictures are drawn
+    code, out, err = run(capfd, *tiny, "--budget", "0.9", "--json", "-o", tmp_path)
+    assert code == 0, err
+    (answer,) = json.loads(out)["answers"]
+    seen = look(tmp_path / "explain.html", tmp_path / "browser", width, dark=dark)
+    with np.load(tmp_path / "kept.npz") as kept, Image.open(tmp_path / "contact.png") as contact:
+        inside = np.isin(kept["positions"], kept["video"])
+        assert f"{inside.sum() / (kept['video'].size * kept['counts'].size):.1%}" in seen.found["text"]
+        assert f"{inside.sum():,} of {kept['video'].size * kept['counts'].size:,}" in seen.found["text"]
+        layers = [f"{100 * share:.1f}%" for share in inside.sum((1, 2)) / kept["video"].size / kept["counts"].shape[1]]
+        assert seen.found["pictures"] == [contact.width]
+        seconds = int(kept["times"][-1]) + 1
+    assert [text for _, _, text in seen.bars("By layer")] == layers
+    assert " ".join(answer["text"].split()) in " ".join(seen.found["text"].split())
+    (drawing,) = seen.found["drawings"]
+    assert len(drawing["boxes"]) == seconds
+    assert min(drawing["boxes"]) > 1
+    memory = {label: px for label, px, _ in seen.bars("Memory of the KV cache")}
+    ratio = answer["stats"]["kv_bytes_kept"] / answer["stats"]["kv_bytes_full"]
+    assert memory["kept"] / memory["full"] == pytest.approx(ratio, abs=0.02)
+    assert seen.found["needed"] == seen.found["room"] == width
+    assert seen.found["fetched"] == []
+    assert (seen.pixels[5, 5].mean() < 80) == dark
+    assert len(np.unique(seen.pixels.reshape(-1, 3), axis=0)) > 500  # the pictures are drawn
