@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from purekv_cli.commands.options import ClipFlags, ModelFlags, with_flags
+from purekv_cli.commands.options import ClipFlags, ModelFlags, SoundFlag, with_flags
 
 
 class WayName(StrEnum):
@@ -103,9 +103,10 @@ def eval_(
     *,
     flags: EvalFlags,
     clip: ClipFlags,
+    sound: SoundFlag,
     model: ModelFlags,
 ) -> None:
     """Measure answer quality by policy and budget."""
     from purekv_cli.eval.run import run
 
-    run(source, flags, clip, model, sys.argv[1:])
+    run(source, flags, clip, sound, model, sys.argv[1:])

@@ -53,11 +53,14 @@ class EngineWay:
 
     def _graded(self, session: Session, item: Item, arm: Arm, dense: dict[str, Tensor]) -> Graded:
         question = prompt(item)
+        session.engine.adapter = adapter = self._adapter.after(item.talk)
+        if arm.when == "known":
+            session.mark = None  # the same words may end another conversation
         probe = question if arm.when == "known" else arm.probe
         with self._first_logits() as first:
             *_, answer = session.ask(question, self._generation, shared=arm.when != "prompt", probe=probe)
         assert isinstance(answer, Answer)
-        asked = self._adapter.prefix_length(session.inputs) + self._adapter.tail(question).shape[1]
+        asked = adapter.prefix_length(session.inputs) + adapter.tail(question).shape[1]
         assert session.cache is not None
         session.cache.rewind(asked)
         kept = sum(layer.entries * layer.entry_bytes for layer in session.cache.layers)  # without room for an answer

@@ -23,6 +23,7 @@ class Item:
     question: str
     truth: str
     options: tuple[str, ...] = ()  # of a multiple choice, in the order of their letters
+    talk: tuple[tuple[str, str], ...] = ()  # questions before it in the same conversation, with their answers
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ class ReplayWay:
     @torch.inference_mode()
     def grade(self, items: Sequence[Item], arms: Sequence[Arm], frames: Frames | None = None) -> Iterator[Graded]:
         """See `records.Way`."""
-        clip = captured(self._adapter, frames or frames_of(items[0].video, self._adapter.geometry))
+        adapter = self._adapter.after(items[0].talk)
+        clip = captured(adapter, frames or frames_of(items[0].video, adapter.geometry))
         every = asked_of(clip, items)
         plans = Plans(clip, every)
         for number, item in enumerate(items):
@@ -109,7 +110,7 @@ def asked_of(
         otherwise: the answer, int64 [m], to a question's tail, int64 [n], where the `truth` is empty.
     """
     adapter, device = clip.adapter, clip.embeds.device
-    tails = [adapter.tail(prompt(item))[0] for item in items]
+    tails = [adapter.after(item.talk).tail(prompt(item))[0] for item in items]
     encode = adapter.tokenizer.encode
     answers = [
         torch.tensor(encode(item.truth, add_special_tokens=False), dtype=torch.int64, device=device)

@@ -9,7 +9,7 @@ So a new policy can be tried in a few lines: register its class in `POLICIES`, o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -81,7 +81,7 @@ class Captured:
 
     def layout(self, text: int) -> VideoLayout:
         """Of the prompt of the prefix and `text` tokens after it."""
-        return VideoLayout(self.length + text, self.inputs.layout.video, self.inputs.layout.grid)
+        return replace(self.inputs.layout, length=self.length + text)
 
     def texts(self, ids: Sequence[Tensor]) -> Texts:
         """Read texts, int64 [n] each, as if each stood alone after the clip."""

@@ -12,7 +12,7 @@ import typer
 from purekv_cli import __version__
 from purekv_cli.bench.export import facts
 from purekv_cli.commands.model import ChosenModel, choose_model
-from purekv_cli.commands.options import ClipFlags, ModelFlags
+from purekv_cli.commands.options import ClipFlags, ModelFlags, SoundFlag
 from purekv_cli.errors import BatchFailures, UsageError
 from purekv_cli.eval import plot, table
 from purekv_cli.eval.datasets import load
@@ -38,7 +38,9 @@ CLIPWORLD = "clipworld"
 LONGEST_ANSWER = 96  # tokens; --max-tokens says otherwise
 
 
-def run(where: str, flags: "EvalFlags", clip: ClipFlags, model: ModelFlags, arguments: list[str]) -> None:
+def run(
+    where: str, flags: "EvalFlags", clip: ClipFlags, sound: SoundFlag, model: ModelFlags, arguments: list[str]
+) -> None:
     """Everything, in order: what can be wrong with the request is found before any work.
 
     Raises:
@@ -48,9 +50,9 @@ def run(where: str, flags: "EvalFlags", clip: ClipFlags, model: ModelFlags, argu
     for path, suffix in ((flags.export_json, ".json"), (flags.export_markdown, ".md"), (flags.plot, ".png")):
         check_target(path, (suffix,))
     arms = read_arms(flags)
-    settings = settle(clip, model)
+    settings = settle(clip, sound, model)
     rendered = where == CLIPWORLD
-    _check_flags(flags, clip, rendered)
+    _check_flags(flags, clip, sound, rendered)
     if rendered and settings.model.model == registry.AUTO:
         settings = replace(settings, model=replace(settings.model, model=registry.DEMO))
     source, chosen = _rendered(flags, settings, terminal) if rendered else _files(where, flags, settings, terminal)
@@ -105,14 +107,15 @@ def _workers(flags: "EvalFlags", chosen: ChosenModel, way: str) -> int:
     return min(8, cores) if chosen.source.is_demo and way == "replay" else 1
 
 
-def _check_flags(flags: "EvalFlags", clip: ClipFlags, rendered: bool) -> None:
+def _check_flags(flags: "EvalFlags", clip: ClipFlags, sound: SoundFlag, rendered: bool) -> None:
     """Flags that mean nothing here are a mistake."""
     if rendered:
-        given = [field.name for field in fields(clip) if getattr(clip, field.name) is not None]
+        groups = (clip, sound)
+        given = [each.name for group in groups for each in fields(group) if getattr(group, each.name) is not None]
     else:
         given = [name for name in ("clips", "first_seed", "questions", "quick") if getattr(flags, name)]
     if given:
-        what = "the clips of clipworld are read whole" if rendered else "only clipworld has them"
+        what = "the clips of clipworld are read whole, and silent" if rendered else "only clipworld has them"
         raise UsageError(f"--{given[0].replace('_', '-')} does not fit here: {what}", "Leave it out.")
 
 

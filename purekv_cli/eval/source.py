@@ -16,7 +16,7 @@ from purekv_cli.eval.fragments import split_part
 from purekv_cli.eval.records import Item
 from purekv_cli.eval.request import World
 from purekv_cli.models.geometry import ModelGeometry
-from purekv_cli.pipeline import make_plan
+from purekv_cli.pipeline import Run, make_plan
 from purekv_cli.presets import choose, clip_settings
 from purekv_cli.settings import MethodSettings, Settings
 from purekv_cli.video.decode import decode
@@ -103,7 +103,8 @@ class Files:
     @property
     def settings(self) -> dict[str, Any]:
         preset = choose(None, self._model.names)
-        return {"data": self.name, "sample": asdict(clip_settings(preset, self._settings.clip))}
+        sound = {"sound": True} if self._settings.sound.audio else {}
+        return {"data": self.name, "sample": asdict(clip_settings(preset, self._settings.clip)), **sound}
 
     def short(self, video: str) -> str:
         return video.removeprefix(f"{self._folder}{os.sep}")
@@ -117,7 +118,7 @@ class Files:
         if (start, end) != (None, None):
             settings = replace(settings, clip=replace(settings.clip, start=start, end=end))
         plan = make_plan(probe(path), self._model.geometry, self._model.names, settings)
-        return decode(plan.info, plan.sample, plan.size)
+        return Run(plan).with_sound(decode(plan.info, plan.sample, plan.size))
 
 
 def _ahead(videos: Sequence[Video], frames: Callable[[str], Frames]) -> Read:

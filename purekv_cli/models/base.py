@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from purekv_cli.method.layout import VideoLayout
 from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.models.preprocess import PixelScale
+from purekv_cli.models.prompt import Talk
 from purekv_cli.video.frames import Frames
 
 
@@ -51,6 +52,10 @@ class Adapter(Protocol):
             features: what the tower made of these frames, [V, hidden], where it ran while they were decoded; then no
                 pixels are prepared.
         """
+        ...
+
+    def after(self, talk: Talk) -> Self:
+        """The same model, asked after these turns about the clip: questions and their answers."""
         ...
 
     def prefix_length(self, inputs: Inputs) -> int:

@@ -6,7 +6,8 @@ template stands for text in which the family's video token is written once per r
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,7 +20,7 @@ from purekv_cli.method.layout import VideoLayout
 from purekv_cli.models.base import Inputs
 from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.models.preprocess import PixelScale, patches_of, squares_of
-from purekv_cli.models.prompt import Prompt
+from purekv_cli.models.prompt import Prompt, Talk
 from purekv_cli.video.frames import Frames
 
 Grid = tuple[int, int, int]  # T, H, W, in video tokens
@@ -150,6 +151,12 @@ class VideoChat:
             prefix=prefix,
             filled=filled if len(filled) > tokens else None,
         )
+
+    def after(self, talk: Talk) -> Self:
+        """The same model, asked after these turns about the clip."""
+        later = copy(self)
+        later.prompt = replace(self.prompt, talk=talk)
+        return later
 
     def prefix_length(self, inputs: Inputs) -> int:
         """Tokens up to and including the end of the video: the same for every question about the clip."""

@@ -7,6 +7,7 @@ tokenizers never merge across a special token and the plain text beside a questi
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,18 +19,22 @@ from transformers import PreTrainedTokenizerBase
 from purekv_cli.errors import ModelUnavailable
 from purekv_cli.models.hub import read_json
 
+Talk = Sequence[tuple[str, str]]  # questions and their answers
+
 _FIRST, _ANSWER, _LATER = "\ue000first\ue000", "\ue000answer\ue000", "\ue000later\ue000"
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A two-turn conversation, cut at its questions and its answer."""
+    """A two-turn conversation, cut at its questions and its answer; and what was said before the next question."""
 
     tokenizer: PreTrainedTokenizerBase
     opening: str  # system message, user turn, up to the video
     before: str  # text between the video and the question
     closing: str  # after a question: end of the turn, opening of the answer
+    between: str  # after a question that is answered already, up to its answer
     again: str  # after an answer: its end, the next user turn
+    talk: Talk = ()  # turns about the video that come before any question
 
     @classmethod
     def read(
@@ -63,10 +68,10 @@ class Prompt:
             head, rest = text.split(_FIRST)
             if head.count(placeholder) != 1:
                 continue
-            _, rest = rest.split(_ANSWER)
+            between, rest = rest.split(_ANSWER)
             again, closing = rest.split(_LATER)
             opening, before = head.split(placeholder)
-            return cls(tokenizer, opening, after_video + before, closing, again)
+            return cls(tokenizer, opening, after_video + before, closing, between, again)
         raise ModelUnavailable(
             f"{folder} has no chat template that shows a video",
             "Add the chat_template.json of the checkpoint it was made from.",
@@ -80,23 +85,30 @@ class Prompt:
         return [begin, *ids] if opened and begin is not None else ids  # type: ignore[list-item]
 
     def question_ids(self, question: str) -> list[int]:
-        """What follows the video: the question and the opening of the answer."""
-        return self._around(self.before, question)
+        """What follows the video: earlier turns, the question and the opening of the answer."""
+        parts = [self.before]
+        for asked, answered in self.talk:
+            parts += [asked, self.between, answered, self.again]
+        return self._spoken([*parts, question, self.closing])
 
     def turn_ids(self, question: str) -> list[int]:
         """What follows an answer: its end, the next question and the opening of the next answer."""
-        return self._around(self.again, question)
+        return self._spoken([self.again, question, self.closing])
 
-    def _around(self, before: str, question: str) -> list[int]:
+    def _spoken(self, parts: Sequence[str]) -> list[int]:
+        """Ids of text, in turn the template's and what was said: only in the template's special tokens count."""
         tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         special = "|".join(map(re.escape, tokens))
-        left, right = re.split(f"({special})", before), re.split(f"({special})", self.closing)
-        plain = left[-1] + question + right[0]
-        return [
-            *self._inside("".join(left[:-1])),
-            *self._inside(plain, split_special_tokens=True),
-            *self._inside("".join(right[1:])),
-        ]
+        ids: list[int] = []
+        plain = ""
+        for number, text in enumerate(parts):
+            pieces = [text] if number % 2 else re.split(f"({special})", text)
+            plain += pieces[0]
+            if len(pieces) > 1:
+                rest = "" if number + 1 == len(parts) else pieces.pop()
+                ids += [*self._inside(plain, split_special_tokens=True), *self._inside("".join(pieces[1:]))]
+                plain = rest
+        return ids + self._inside(plain, split_special_tokens=True)
 
     def _inside(self, text: str, **how: Any) -> list[int]:
         """Ids of text that something comes before: without the space that some tokenizers put in front of all text."""

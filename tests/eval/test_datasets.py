@@ -257,12 +257,8 @@ def test_avsd_asks_the_last_question_of_a_dialogue(tmp_path: Path) -> None:
     touch(tmp_path / "Charades_v1_480" / "AB1CD.mp4")
     found = load(tmp_path)
     [item] = found.items
-    assert item.question.splitlines() == [
-        "Caption: A man cooks.",
-        "Question: Is it indoors?",
-        "Answer: Yes, in a kitchen.",
-        "Question: Does he eat?",
-    ]
+    assert item.talk == (("Is it indoors?", "Yes, in a kitchen."),)
+    assert item.question == "Does he eat?"
     assert (item.truth, item.id, item.type) == ("No, he only cooks.", "AB1CD", "dialogue")
     assert "undisclosed" in found.problems[0].what
 

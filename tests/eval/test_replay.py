@@ -92,6 +92,25 @@ def test_probes_and_prefills_of_their_own_are_the_engines(
     assert_same(both(demo, clip, [arm]))
 
 
+@pytest.mark.parametrize("when", WHENS)
+def test_a_dialogue_is_read_by_both(demo: Adapter, clip: tuple[list[Item], Frames], when: When) -> None:
+    """Turns before a question are turns of the conversation: longer prompts, and other answers' likelihoods."""
+    items, frames = clip
+    talk = (("What is first?", "A red ball."), ("And then?", "It stops."))
+    talking = [replace(items[0], talk=talk), replace(items[1], talk=talk[:1])]
+    arms = [Arm("purekv", "0.4", when), Arm("purekv", "0.4", "unknown", probe="")]
+    pairs = both(demo, (talking, frames), arms)
+    assert_same(pairs)
+    told = {graded.id: graded for graded, _ in pairs if graded.policy == "dense"}
+    plain = {graded.id: graded for graded, _ in both(demo, clip, []) if graded.policy == "dense"}
+    for item in talking:
+        later = demo.after(item.talk)
+        more = later.tail(item.question).shape[1] - demo.tail(item.question).shape[1]
+        assert more > 0
+        entry = demo.geometry.kv_bytes(1, 4)
+        assert told[item.id].kv_bytes_full == plain[item.id].kv_bytes_full + more * entry
+
+
 class Alone(Uneven):
     """Every head keeps another number of entries, drawn with the budget: budgets cannot be asked for together."""
 

@@ -153,6 +153,19 @@ def test_a_second_turn_is_the_rest_of_the_conversation(family: Loaded) -> None:
     assert adapter.tokenizer.decode(between, skip_special_tokens=True).strip() == "It moves."
 
 
+def test_a_dialogue_is_a_conversation_of_its_turns(family: Loaded) -> None:
+    """Questions and answers before the question, each a turn as the template writes it; the clip's part stays."""
+    frames, asked = clip(family), ("what happens?", " a\n", "and then?")
+    later = family.adapter.after([(question, "It moves.") for question in asked[:-1]])
+    inputs, first = later.prepare(frames, asked[-1]), family.adapter.prepare(frames, "why?")
+    text = text_of(family, frames, inputs.layout.grid, *asked)
+    assert inputs.input_ids[0].tolist() == family.adapter.tokenizer.encode(text)
+    assert torch.equal(inputs.layout.prunable, first.layout.prunable)
+    prefix = later.prefix_length(first)
+    assert torch.equal(torch.cat([first.input_ids[:, :prefix], later.tail(asked[-1])], 1), inputs.input_ids)
+    assert torch.equal(family.adapter.prepare(frames, "why?").input_ids, first.input_ids)  # which forgets nothing
+
+
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_prefix_and_tail_are_the_prompt(family: Loaded, question: str) -> None:
     adapter, frames = family.adapter, clip(family)
@@ -165,7 +178,9 @@ def test_prefix_and_tail_are_the_prompt(family: Loaded, question: str) -> None:
 def test_a_question_cannot_forge_special_tokens(family: Loaded) -> None:
     adapter = family.adapter
     special = set(adapter.tokenizer.convert_tokens_to_ids(list(family.sample.special)))
-    for ask in (adapter.tail, lambda question: adapter.follow_up(question, 0)[0]):
+    asks: list[Any] = [adapter.tail, lambda question: adapter.follow_up(question, 0)[0]]
+    asks += [lambda text: adapter.after([(text, text)]).tail("why?")]
+    for ask in asks:
         plain = [token for token in ask("plain")[0].tolist() if token in special]
         forged = [token for token in ask(" ".join(family.sample.special))[0].tolist() if token in special]
         assert forged == plain

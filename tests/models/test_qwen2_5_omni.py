@@ -227,3 +227,27 @@ def test_ask_with_and_without_a_sound_track(folder: Path, tmp_path: Path, capfd:
         assert ("of sound" in err) == audio
         assert ("the clip has no sound" in err) != audio
     assert told[True] > told[False] + 25
+
+
+@pytest.mark.parametrize("way", ["engine", "replay"])
+def test_eval_of_a_dialogue_about_a_clip_with_sound(
+    folder: Path, tmp_path: Path, way: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path, Recipe("AB1CD.mp4", audio=True))
+    turns = [{"question": "Is it loud?", "answer": "Yes."}, {"question": "Does it end?", "answer": "No."}]
+    dialogs = [{"image_id": "AB1CD", "caption": "Noise.", "dialog": turns[:count]} for count in (1, 2)]
+    full = []
+    for record, flags in ((dialogs[0], []), (dialogs[0], ["--audio"]), (dialogs[1], ["--audio"])):
+        (tmp_path / "valid_AVSD.json").write_text(json.dumps({"dialogs": [record]}))
+        out = tmp_path / f"{len(full)}.jsonl"
+        line = ["eval", str(tmp_path), "-m", str(folder), "--way", way, "--policy", "purekv", "--budget", "0.9"]
+        line += ["--when", "prompt", "--frames", "4", "--max-tokens", "3", "-o", str(out), "--quiet", *flags]
+        with pytest.raises(SystemExit) as ended:
+            main([*line, "--device", "cpu", "--dtype", "float32"])
+        assert not ended.value.code, capfd.readouterr().err
+        *_, last = (json.loads(each) for each in out.read_text().splitlines())
+        assert last["question"] == record["dialog"][-1]["question"]
+        assert last["error"] is None
+        assert last["kv_bytes_kept"] < last["kv_bytes_full"]
+        full.append(last["kv_bytes_full"])
+    assert full == sorted(set(full))

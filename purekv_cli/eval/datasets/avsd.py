@@ -1,7 +1,8 @@
 """AVSD (Alamri et al. 2019, the DSTC challenges): a dialogue about a Charades video; its last question is asked.
 
-The prompt holds the caption and the turns before. Videos are looked for by `image_id` anywhere below the folder.
-Answers are sentences: exact match says little about them, the next-token measures say more.
+The turns before are turns of the conversation, each question with its answer. The caption is left out: it tells what
+the video shows, so an answer would no longer need what was kept of it. Videos are looked for by `image_id` anywhere
+below the folder. Answers are sentences: exact match says little about them, the next-token measures say more.
 """
 
 from collections.abc import Iterator
@@ -24,29 +25,24 @@ def read(path: Path, folder: Path) -> Iterator[Entry]:
         if not isinstance(turns, list) or not turns or not all(_is_turn(turn) for turn in turns):
             yield Entry(where, {}, broken="'dialog' is not a list of questions and answers")
             continue
-        answer = turns[-1]["answer"]
+        *before, last = turns
+        answer = last["answer"]
         yield Entry(
             where,
             {
                 "video": video_of(folder, str(record.get("image_id"))),
-                "question": _prompt(record.get("caption"), turns),
+                "question": last["question"],
                 "answer": answer,
                 "type": "dialogue",
                 "id": record.get("image_id"),
             },
+            talk=tuple((turn["question"], turn["answer"]) for turn in before),
             broken="its last answer is undisclosed" if answer == _SECRET else None,
         )
 
 
 def _is_turn(turn: Any) -> bool:
     return isinstance(turn, dict) and all(isinstance(turn.get(name), str) for name in ("question", "answer"))
-
-
-def _prompt(caption: Any, turns: list[dict[str, str]]) -> str:
-    lines = [f"Caption: {caption}"] if isinstance(caption, str) else []
-    for turn in turns[:-1]:
-        lines += [f"Question: {turn['question']}", f"Answer: {turn['answer']}"]
-    return "\n".join([*lines, f"Question: {turns[-1]['question']}"])
 
 
 AVSD = Layout("AVSD", ("valid*AVSD*.json", "*AVSD*.json"), read)

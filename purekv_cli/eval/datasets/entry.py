@@ -28,6 +28,7 @@ class Entry:
     where: str  # "val.jsonl:12"
     values: Mapping[str, Any]
     correct: int | None = None  # the true option, where the layout knows it by number and not by letter or text
+    talk: tuple[tuple[str, str], ...] = ()  # questions before it with their answers
     broken: str | None = None  # why there are no values
 
 
@@ -62,6 +63,7 @@ def item_of(entry: Entry, folder: Path, suite: str) -> Item:
         question=question,
         truth=truth,
         options=options,
+        talk=entry.talk,
     )
 
 

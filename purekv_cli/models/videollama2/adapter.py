@@ -1,9 +1,9 @@
 """VideoLLaMA2 as an adapter: frames to squares, squares to a grid of tokens, plain one-dimensional positions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,12 +15,13 @@ from purekv_cli.models import hub
 from purekv_cli.models.base import Inputs
 from purekv_cli.models.geometry import ModelGeometry
 from purekv_cli.models.preprocess import PixelScale
+from purekv_cli.models.prompt import Talk
 from purekv_cli.models.videollama2.beats import BeatsSizes
 from purekv_cli.models.videollama2.config import VIDEO
 from purekv_cli.models.videollama2.fbank import RATE, features_of
 from purekv_cli.models.videollama2.model import VideoLlama2
 from purekv_cli.models.videollama2.pixels import Squares
-from purekv_cli.models.videollama2.prompt import Prompt, Talk
+from purekv_cli.models.videollama2.prompt import Prompt
 from purekv_cli.models.videollama2.tower import find_tower
 from purekv_cli.video.frames import Frames
 
@@ -77,14 +78,11 @@ class VideoLlama2Chat:
         """Of the tower's pixels."""
         return self.squares.scale
 
-    def prepare(
-        self, frames: Frames, question: str, features: Tensor | None = None, *, history: Talk | None = None
-    ) -> Inputs:
+    def prepare(self, frames: Frames, question: str, features: Tensor | None = None) -> Inputs:
         """The first turn: system, video and its sound if the frames have it, question, and the opening of the answer.
 
         Args:
             features: [V, hidden], made of the frames before; then no pixels are prepared.
-            history: earlier questions about the clip and their answers.
         """
         count = len(frames.pixels)
         grid = self.geometry.grid(count, *frames.pixels.shape[1:3])
@@ -93,7 +91,7 @@ class VideoLlama2Chat:
         end = len(head) + grid[0] * grid[1] * grid[2]
         after = end if banks is None else end + BeatsSizes(**(self.model.config.audio_sizes or {})).tokens(*banks.shape)
         seen = [VIDEO] * (after - len(head))
-        ids = torch.tensor([[*head, *seen, *self.prompt.question_ids(question, history)]], device=self.device)
+        ids = torch.tensor([[*head, *seen, *self.prompt.question_ids(question)]], device=self.device)
         if features is None:
             pixels = self.squares.pixels(frames.pixels)
             if count == 1:  # a picture is a clip that stands still
@@ -122,6 +120,10 @@ class VideoLlama2Chat:
         if frames.sound.rate != RATE:
             raise UsageError(f"sound of {frames.sound.rate} samples a second", f"Decode it at {RATE}.")
         return features_of(frames.sound.samples)
+
+    def after(self, talk: Talk) -> Self:
+        """The same model, asked after these turns about the clip."""
+        return replace(self, prompt=replace(self.prompt, talk=talk))
 
     def prefix_length(self, inputs: Inputs) -> int:
         """Tokens up to and including the end of the video: the same for every question about the clip."""

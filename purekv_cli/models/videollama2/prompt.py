@@ -13,6 +13,7 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from purekv_cli.errors import ModelUnavailable
+from purekv_cli.models.prompt import Talk
 
 VIDEO = "<video>"
 SYSTEM = (
@@ -22,8 +23,6 @@ SYSTEM = (
     "make any sense, or is not factually coherent, explain why instead of answering something not correct. If you "
     "don't know the answer to a question, please don't share false information.\n<</SYS>>"
 )
-Talk = list[tuple[str, str]]  # questions and their answers
-
 _QUESTION, _ANSWER, _LATER = "\ue000question\ue000", "\ue000answer\ue000", "\ue000later\ue000"
 _MISTRAL = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
@@ -47,6 +46,7 @@ class Prompt:
     closing: str  # after a question: end of the turn, opening of the answer
     between: str  # after a question that is already answered, up to its answer
     again: str  # after an answer: its end, the next user turn
+    talk: Talk = ()  # turns about the video that come before any question
 
     @classmethod
     def read(cls, tokenizer: PreTrainedTokenizerBase, mistral: bool) -> "Prompt":
@@ -83,10 +83,10 @@ class Prompt:
         """Everything before the video."""
         return self.tokenizer.encode(self.opening, add_special_tokens=False)
 
-    def question_ids(self, question: str, history: Talk | None = None) -> list[int]:
-        """Everything after the video: earlier questions with their answers, the question, the opening of the answer."""
+    def question_ids(self, question: str) -> list[int]:
+        """Everything after the video: earlier turns, the question, the opening of the answer."""
         parts = [(self.before, True)]
-        for asked, answered in history or []:
+        for asked, answered in self.talk:
             parts += [(asked, False), (self.between, True), (answered, False), (self.again, True)]
         return self._encode([*parts, (question, False), (self.closing, True)])
 

@@ -154,8 +154,8 @@ def test_generate_of_an_attached_model_prunes_both(adapter: Any) -> None:
 
 
 def test_a_dialogue_comes_before_the_question(adapter: Any) -> None:
-    history = [("is there music?", "yes"), ("who plays?", "a man")]
-    inputs, plain = (adapter.prepare(loud(), "and now?", history=turns) for turns in (history, None))
+    later = adapter.after([("is there music?", "yes"), ("who plays?", "a man")])
+    inputs, plain = (each.prepare(loud(), "and now?") for each in (later, adapter))
     assert torch.equal(inputs.layout.prunable, plain.layout.prunable)
     said = adapter.tokenizer.decode(inputs.input_ids[0, inputs.layout.after :])
     places = [said.index(text) for text in ("is there music?", "yes", "who plays?", "a man", "and now?")]
