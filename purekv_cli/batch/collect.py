@@ -14,6 +14,7 @@ from pathlib import Path
 from purekv_cli.batch.job import Item, Key
 from purekv_cli.batch.lines import items_of_lines
 from purekv_cli.errors import UnreadableInput, UsageError
+from purekv_cli.video.source import is_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ def collect(
     """The items that paths and questions mean.
 
     Args:
-        paths: folders, files, patterns, .jsonl files of jobs, or "-" for `stdin`.
+        paths: folders, files, patterns, http(s) addresses, .jsonl files of jobs, or "-" for `stdin`.
         probing: folders are searched by opening every file, not by extension.
 
     Raises:
@@ -84,6 +85,9 @@ def _items(
 
 
 def _videos(path: str, probing: bool, notes: list[str]) -> Iterator[str]:
+    if is_url(path):
+        yield path
+        return
     place = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - links stay what they are called
     if Path(place).is_dir():
         yield from _in_folder(place, probing, notes)

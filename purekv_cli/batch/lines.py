@@ -9,6 +9,7 @@ from typing import Any
 from purekv_cli.batch.job import Item
 from purekv_cli.errors import UsageError
 from purekv_cli.settings import parse_time
+from purekv_cli.video.source import is_url
 
 KEYS = ("video", "question", "id", "start", "end")
 
@@ -28,7 +29,11 @@ def items_of_lines(lines: Iterable[str], questions: Sequence[str], source: str) 
         asked = [job["question"]] if job.get("question") else questions
         if not asked:
             raise UsageError(f"{where} asks nothing", 'Give it a "question", or ask all lines with -q.')
-        video = os.path.abspath(os.path.expanduser(job["video"]))  # noqa: PTH100, PTH111
+        video = job["video"]
+        if video == "-":
+            raise UsageError(f"{where}: a video of a batch cannot come from stdin", "Give its path or its address.")
+        if not is_url(video):
+            video = os.path.abspath(os.path.expanduser(video))  # noqa: PTH100, PTH111
         for question in asked:
             yield Item(video, question, job.get("id"), _time(job, "start", where), _time(job, "end", where))
 

@@ -22,6 +22,7 @@ from purekv_cli.store.shelf import Shelf, open_shelf
 from purekv_cli.terminal import Terminal
 from purekv_cli.video.info import VideoInfo
 from purekv_cli.video.probe import probe
+from purekv_cli.video.source import Local
 
 if TYPE_CHECKING:
     from purekv_cli.models.base import Adapter
@@ -31,7 +32,7 @@ ROOM = "note: free memory has room for about {} of {} video tokens; choose with 
 SHARE = "policy {} reads the question, so the video is prefilled once per question; --observe template shares it"
 
 
-def answer(video: Path, questions: Sequence[str], settings: Settings) -> None:
+def answer(video: Path | Local, questions: Sequence[str], settings: Settings) -> None:
     """Answer the questions about the video as the settings say, and show it."""
     output = settings.output
     terminal = Terminal(output.quiet)
@@ -55,7 +56,7 @@ def answer(video: Path, questions: Sequence[str], settings: Settings) -> None:
         terminal.note(f"report: {output.report}")
 
 
-def planned(video: Path, settings: Settings, terminal: Terminal) -> tuple[Plan, ChosenModel]:
+def planned(video: Path | Local, settings: Settings, terminal: Terminal) -> tuple[Plan, ChosenModel]:
     """What will be read, and by which model; said on stderr. No weights are loaded and nothing is decoded.
 
     Raises:

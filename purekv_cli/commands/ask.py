@@ -1,6 +1,5 @@
 """`purekv ask`: one video, one or more questions, answers on stdout."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,12 +15,13 @@ from purekv_cli.commands.options import (
     at_least_one,
     with_flags,
 )
+from purekv_cli.commands.source import HELP, opened
 from purekv_cli.settings import settle
 
 
 @with_flags
 def ask(
-    video: Annotated[Path, typer.Argument(help="A video, a picture, or a folder of pictures.", metavar="VIDEO")],
+    video: Annotated[str, typer.Argument(help=HELP, metavar="VIDEO")],
     question: Annotated[str | None, typer.Argument(help="What to ask.", metavar="[QUESTION]")] = None,
     more: Annotated[
         list[str] | None, typer.Option("--question", "-q", help="One more question; repeat it.", metavar="TEXT")
@@ -40,4 +40,5 @@ def ask(
     questions = at_least_one(question, more)
     from purekv_cli.commands.answering import answer
 
-    answer(video, questions, settings)
+    with opened(video, settings) as found:
+        answer(found, questions, settings)

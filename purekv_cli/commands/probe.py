@@ -1,12 +1,12 @@
 """`purekv probe`: what a file really holds, which frames `ask` would read, and what that costs a model."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from purekv_cli.commands.options import ClipFlags, JsonFlag, with_flags
+from purekv_cli.commands.source import HELP, opened
 from purekv_cli.report.record import SCHEMA_VERSION, dumps
 from purekv_cli.report.units import clock, size
 from purekv_cli.settings import settle
@@ -20,7 +20,7 @@ BUDGET = 0.2
 
 @with_flags
 def probe(
-    video: Annotated[Path, typer.Argument(help="A video, a picture, or a folder of pictures.", metavar="VIDEO")],
+    video: Annotated[str, typer.Argument(help=HELP, metavar="VIDEO")],
     *,
     clip: ClipFlags,
     flags: JsonFlag,
@@ -32,11 +32,12 @@ def probe(
     from purekv_cli.video.probe import probe as look
 
     settings = settle(clip)
-    info = look(video)
     plans = {}
-    for name, geometry in KNOWN.items():
-        plans[name] = make_plan(info, geometry, [ALIASES[name]], settings)
-        info = plans[name].info  # with its scenes, if they were looked for
+    with opened(video, settings) as found:
+        info = look(found)
+        for name, geometry in KNOWN.items():
+            plans[name] = make_plan(info, geometry, [ALIASES[name]], settings)
+            info = plans[name].info  # with its scenes, if they were looked for
     facts = video_facts(info)
     needs = [_needs(name, plan) for name, plan in plans.items()]
     if flags.json:

@@ -21,12 +21,13 @@ from purekv_cli.report.write import FORMATS, write_report
 from purekv_cli.settings import Settings
 from purekv_cli.targets import check_target
 from purekv_cli.terminal import Terminal
+from purekv_cli.video.source import Local
 
 if TYPE_CHECKING:
     from purekv_cli.commands.explain import ExplainFlags
 
 
-def run(video: Path, question: str, flags: "ExplainFlags", settings: Settings) -> None:
+def run(video: Local, question: str, flags: "ExplainFlags", settings: Settings) -> None:
     """Answer the question, and write what the cache kept for it into the folder."""
     folder = flags.output or Path(f"{video.stem}-explained")
     output, terminal = settings.output, Terminal(settings.output.quiet)

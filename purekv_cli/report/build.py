@@ -21,7 +21,7 @@ STRIP_WIDTH = 240  # px
 def video_facts(info: VideoInfo) -> dict[str, Any]:
     """What probing found, as plain values; the times of thousands of frames are told as counts."""
     return {
-        "path": str(info.path),
+        "path": info.source or str(info.path),
         "kind": info.kind,
         "container": info.container,
         "codec": info.codec,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-Stage = Literal["scenes", "decode", "load", "vision", "prefill", "answer"]
+Stage = Literal["MiB", "scenes", "decode", "load", "vision", "prefill", "answer"]
 
 
 @dataclass(frozen=True, slots=True)

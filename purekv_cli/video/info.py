@@ -49,6 +49,7 @@ class VideoInfo:
     seek_lead: int = 0  # ticks a seek must aim ahead of a keyframe (containers that seek by decoding time)
     counted: bool = False  # timestamps are missing or wrong: the decoder's n-th frame is frame_times[n], no seeking
     scenes: tuple[Scene, ...] = ()  # of the range asked for; empty: not looked for
+    source: str = ""  # what the user called it, where `path` is a passing copy: an address, "-"
 
     @property
     def frame_count(self) -> int:

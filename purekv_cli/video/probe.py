@@ -5,7 +5,8 @@ full length, and with a variable frame rate the average says little: so timestam
 the packets themselves. The first decoded frame proves that there is a picture and gives the rotation and true format.
 """
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from purekv_cli.errors import UnreadableInput
 from purekv_cli.video.container import open_video, read_packets
 from purekv_cli.video.images import IMAGE_SUFFIXES, probe_images
 from purekv_cli.video.info import VideoInfo, read_of
+from purekv_cli.video.source import Local
 
 __all__ = ["VideoInfo", "probe"]
 
@@ -28,15 +30,18 @@ NO_STATED_DURATION = frozenset({"mpegts", "mpeg", "gif"})  # FFmpeg measures it 
 WRONG_PTS = frozenset({"avi"})  # holds no presentation times: those of codecs with B-frames are guesses
 
 
-def probe(path: Path, images_fps: float = 1.0) -> VideoInfo:
+def probe(video: Path | Local, images_fps: float = 1.0) -> VideoInfo:
     """Facts about a video file, a folder of images (at `images_fps`) or a single image.
 
     Errors: UnreadableInput, with what is wrong and what to do about it.
     """
+    if isinstance(video, Local):
+        return replace(probe(video.path, images_fps), source=video.name)
+    path = video
     if not path.exists():
         hint = "Check the path; quote it when it holds spaces."
-        if "://" in str(path) or str(path).startswith(("http:", "https:")):
-            hint = "Download the video first: purekv reads local files only."
+        if re.match(r"\w+:/", str(path)):
+            hint = "Of addresses, ask, explain, probe and batch read http:// and https:// ones."
         raise UnreadableInput(f"{path} does not exist", hint)
     if path.is_dir():
         return probe_images(path, images_fps)
