@@ -16,6 +16,7 @@ from purekv_cli.bench.request import read_budgets, read_names
 from purekv_cli.calibrate import draw
 from purekv_cli.calibrate.choose import LOST, Choice, Cost, choose, choose_weights, costs, low_layers
 from purekv_cli.calibrate.correlation import Matrix
+from purekv_cli.calibrate.descent import descend
 from purekv_cli.calibrate.measure import Measured
 from purekv_cli.calibrate.preset import command, to_toml
 from purekv_cli.calibrate.table import blocks, rows
@@ -77,11 +78,17 @@ def run(
     matrices, of_layers = surveyed.matrices(), costs(surveyed, first_is_base=False)
     harm = [cost.kl for cost in of_layers if cost.trial.kind == "starved"]
     shaped = costs(rounds.measure("2 of 3, layer budgets", shapes(layers, harm, min(budgets))))
-    weights = choose_weights(shaped)
+    weights, steps = descend(
+        layers,
+        choose_weights(shaped),
+        min(budgets),
+        flags.steps,
+        lambda tried: costs(rounds.measure("2 of 3, step", tried)),
+    )
     measured = rounds.measure("3 of 3, costs", dials(layers, budgets, policies, weights))
     of_dials = costs(measured)
     choice = choose(of_dials, matrices["question"].valued, weights, flags.tolerance)
-    found = [*of_layers, *shaped, *of_dials]
+    found = [*of_layers, *shaped, *steps, *of_dials]
     facts = _facts(chosen, measured, world, videos, flags)
     name = chosen.source.name
     toml = to_toml(name, chosen.names, budgets[0], choice, found, facts)

@@ -12,6 +12,7 @@ _TITLES: dict[Kind, tuple[str, str]] = {
     "starved": ("A tenth of the video in these layers, all in others", "dense"),
     "score layer": ("purekv-paper from one score layer", "dense"),
     "layer budgets": ("Layers share the smallest budget", "equal"),
+    "moved": ("Layers' weights, moved step by step", "itself"),
     "budget": ("Policies at budgets, question known", "the first row"),
     "propagation": ("Propagation LAYER:SHARE", "the first row above"),
     "sparse": ("ST-SpAttn in prefill", "the same without"),

@@ -7,11 +7,13 @@ from typing import Literal
 from purekv_cli.eval.arms import Arm
 from purekv_cli.method.config import MethodConfig
 
-Kind = Literal["starved", "score layer", "layer budgets", "budget", "propagation", "sparse"]
+Kind = Literal["starved", "score layer", "layer budgets", "moved", "budget", "propagation", "sparse"]
 OURS, PAPER = "purekv", "purekv-paper"
 BANDS = 8  # neighbouring layers whose budget changes together, at most so many groups of them
 STARVED = 0.1  # of its video entries is left to a starved band
 LEAST = 0.05  # weight of a layer that does without, against the one that can least
+LIGHTEST = 0.01  # weight that a move ends at
+FACTORS = (2.0, 0.5)  # a move's
 FLOW_LAYERS, FLOW_SHARES = 7, (0.5, 0.35, 0.2)
 
 
@@ -72,6 +74,27 @@ def shapes(layers: int, harm: Sequence[float], budget: float) -> list[Trial]:
         )
         for name, weights in shaped.items()
     ]
+
+
+def moves(layers: int, weights: tuple[float, ...], budget: float) -> list[Trial]:
+    """Also second: the weights as they are, then each band's twice and half as heavy."""
+    tried = [("as they are", weights)]
+    for band in bands(layers):
+        for factor in FACTORS:
+            changed = moved(weights, [(band, factor)])
+            if changed not in [known for _, known in tried]:
+                tried.append((f"{_named(band)} x {factor:g}", changed))
+    return [Trial("moved", name, Dialled(OURS, f"{budget:g}", "known", layer_weights=each)) for name, each in tried]
+
+
+def moved(weights: Sequence[float], changes: Sequence[tuple[range, float]]) -> tuple[float, ...]:
+    """Bands times their factors; the heaviest layer weighs 1, none less than LIGHTEST."""
+    heavy = list(weights)
+    for band, factor in changes:
+        for layer in band:
+            heavy[layer] *= factor
+    most = max(heavy)
+    return tuple(round(max(LIGHTEST, weight / most), 3) for weight in heavy)
 
 
 def dials(layers: int, budgets: Sequence[float], policies: Sequence[str], weights: tuple[float, ...]) -> list[Trial]:

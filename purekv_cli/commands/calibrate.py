@@ -37,6 +37,9 @@ class CalibrateFlags:
         float,
         _own("--tolerance", help="KL in nats that propagation or sparsity may add.", metavar="NATS", show_default=True),
     ] = 0.02
+    steps: Annotated[
+        int, _own("--steps", help="In which the layers' weights are moved.", metavar="N", min=0, show_default=True)
+    ] = 6
     output: Annotated[Path | None, _own("--output", "-o", help="The preset.", metavar="FILE.toml")] = None
     plot: Annotated[Path | None, _own("--plot", help="The correlation matrices.", metavar="FILE.png")] = None
     json: Annotated[bool, _own("--json", help="Every figure as JSON on stdout instead of the preset.")] = False

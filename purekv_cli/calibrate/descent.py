@@ -1,0 +1,53 @@
+"""Layer weights moved step by step downhill: a band twice or half as heavy, while answers come closer to dense.
+
+Every step tries each move alone, and goes on from all that helped together; where together they are no better than the
+best of them alone, from that one. What was tried and has the lowest KL is taken.
+"""
+
+from collections.abc import Callable, Sequence
+
+from purekv_cli.calibrate.choose import Cost
+from purekv_cli.calibrate.trials import FACTORS, Trial, bands, moved, moves
+
+Weights = tuple[float, ...]
+
+
+def descend(
+    layers: int, start: Weights, budget: float, steps: int, measure: Callable[[Sequence[Trial]], list[Cost]]
+) -> tuple[Weights, list[Cost]]:
+    """The best weights found, and the costs of where every step began.
+
+    Args:
+        start: empty for equal ones.
+        steps: at most so many; none without enough questions.
+        measure: what trials cost, the first of them what the others are held against.
+    """
+    here: Weights = start or (1.0,) * layers
+    best, lowest, path = start, float("inf"), []
+    for _ in range(steps):
+        found = measure(moves(layers, here, budget))
+        if not found[0].decides:
+            break
+        path.append(found[0])
+        if here != best and found[0].kl >= lowest:  # together they are no better than the best move alone
+            here = best
+            continue
+        best, lowest = here, found[0].kl
+        helped = [cost for cost in found[1:] if cost.above < -cost.error and cost.lost <= 0]
+        if not helped:
+            break
+        single = min(helped, key=lambda cost: cost.kl)
+        best, lowest = single.trial.arm.layer_weights, single.kl
+        here = _together(layers, here, helped)
+    return best, path
+
+
+def _together(layers: int, start: Weights, helped: Sequence[Cost]) -> Weights:
+    """Of a band's two moves the better one."""
+    kl = {cost.trial.arm.layer_weights: cost.kl for cost in helped}
+    changes = []
+    for band in bands(layers):
+        tried = [(kl[after], factor) for factor in FACTORS if (after := moved(start, [(band, factor)])) in kl]
+        if tried:
+            changes.append((band, min(tried)[1]))
+    return moved(start, changes)
