@@ -13,7 +13,21 @@ from typing import Annotated
 import typer
 
 from purekv_cli import __version__
-from purekv_cli.commands import ask, batch, bench, calibrate, demo, doctor, explain, models, policies, presets, probe
+from purekv_cli.commands import (
+    ask,
+    batch,
+    bench,
+    cache,
+    calibrate,
+    chat,
+    demo,
+    doctor,
+    explain,
+    models,
+    policies,
+    presets,
+    probe,
+)
 from purekv_cli.commands import eval as evaluation
 from purekv_cli.errors import PureKVError
 from purekv_cli.terminal import ReaderLeft, Terminal
@@ -47,6 +61,7 @@ def root(
 
 
 app.command("ask")(ask.ask)
+app.command("chat")(chat.chat)
 app.command("batch")(batch.batch)
 app.command("probe")(probe.probe)
 app.command("bench")(bench.bench)
@@ -57,6 +72,7 @@ app.command("demo")(demo.demo)
 app.command("models")(models.models)
 app.command("presets")(presets.presets)
 app.command("policies")(policies.policies)
+app.command("cache")(cache.cache)
 app.command("doctor")(doctor.doctor)
 
 

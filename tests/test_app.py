@@ -10,7 +10,8 @@ from purekv_cli.app import main
 
 HEAVY = ("torch", "transformers", "av", "numpy", "PIL", "huggingface_hub", "jinja2")
 VERBS = (
-    "ask", "batch", "probe", "bench", "eval", "explain", "calibrate", "demo", "models", "presets", "policies", "doctor",
+    "ask", "chat", "batch", "probe", "bench", "eval", "explain", "calibrate", "demo", "models", "presets", "policies",
+    "doctor",
 )  # fmt: skip
 
 
