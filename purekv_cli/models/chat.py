@@ -52,6 +52,7 @@ class VideoChat:
 
     placeholder: ClassVar[str] = "<video>"  # what the chat template writes for a video
     scaling: ClassVar[PixelScale] = PixelScale()  # where the preprocessor config leaves it out
+    template: ClassVar[str | None] = None  # of the library, where that takes its own for videos; None: the checkpoint's
     after_video: ClassVar[str] = ""  # plain text between the video and what follows it in the template
 
     @classmethod
@@ -79,7 +80,7 @@ class VideoChat:
             model=model,
             tokenizer=tokenizer,
             stop_ids=_stop_ids(model, tokenizer),
-            prompt=Prompt.read(tokenizer, folder, cls.placeholder, cls.after_video),
+            prompt=Prompt.read(tokenizer, folder, cls.placeholder, cls.after_video, cls.template),
             scale=PixelScale.from_config(preprocessor, cls.scaling),
             video_id=video,
             video_token=token,

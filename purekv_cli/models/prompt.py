@@ -38,13 +38,19 @@ class Prompt:
 
     @classmethod
     def read(
-        cls, tokenizer: PreTrainedTokenizerBase, folder: Path, placeholder: str, after_video: str = ""
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        placeholder: str,
+        after_video: str = "",
+        template: str | None = None,
     ) -> "Prompt":
         """Take the first of the checkpoint's templates that shows a video: newer layouts keep it in a file of its own.
 
         Args:
             placeholder: what the template writes for a video.
             after_video: what the family's processor writes behind the video, before the template goes on.
+            template: the library's, where it takes its own for videos; None: the checkpoint's.
 
         Raises:
             ModelUnavailable: there is none.
@@ -52,7 +58,8 @@ class Prompt:
         video: dict[str, Any] = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": _FIRST}]}
         later = {"role": "user", "content": [{"type": "text", "text": _LATER}]}
         answers: tuple[Any, ...] = (_ANSWER, [{"type": "text", "text": _ANSWER}])  # templates take one or the other
-        for template, answer in product(_templates(tokenizer, folder), answers):
+        templates = [template] if template else _templates(tokenizer, folder)
+        for template, answer in product(templates, answers):
             talk: Any = [video, {"role": "assistant", "content": answer}, later]
             try:
                 text = str(

@@ -1,12 +1,14 @@
 """SmolVLM2: a sentence about the video, then every frame as an image behind its time stamp.
 
-The library resizes with Lanczos, which torch does not have; here it is bicubic.
+The library resizes with Lanczos, which torch does not have; here it is bicubic. It has a template of its own for
+videos: the checkpoints know images only.
 """
 
 from datetime import timedelta
 from typing import Any, ClassVar
 
 from torch import Tensor
+from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
 from purekv_cli.models.chat import Seen, VideoChat
 from purekv_cli.models.preprocess import PixelScale
@@ -41,6 +43,7 @@ class SmolVLM(VideoChat):
     """A loaded SmolVLM2."""
 
     scaling = PixelScale((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    template: ClassVar[str | None] = DEFAULT_CHAT_TEMPLATE
     after_video: ClassVar[str] = "\n\n"
 
     @classmethod

@@ -8,7 +8,7 @@ from tests.models.families.sample import DECODER, Grid, Sample, plain_positions
 
 SPECIAL = ("<|endoftext|>", "<|im_end|>", "<|im_start|>", "<image>", "<video>")
 TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }} {% for c in m.content %}{% if c.type == 'video' %}<video>\n"
+    "{% for m in messages %}<|im_start|>{{ m.role }} {% for c in m.content %}{% if c.type == 'video' %}<video>"
     "{% endif %}{% endfor %}{% for c in m.content %}{% if c.type == 'text' %}\n{{ c.text }}{% endif %}{% endfor %}"
     "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

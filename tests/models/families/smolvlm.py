@@ -11,7 +11,7 @@ SPECIAL = ("<|im_end|>", "<end_of_utterance>", "<|im_start|>", "<image>", "<vide
 SPECIAL += ("<fake_token_around_image>", "<global-img>")
 TEMPLATE = (
     "<|im_start|>{% for m in messages %}{{ m.role | capitalize }}{% if m.content[0].type == 'image' %}:{% else %}: "
-    "{% endif %}{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% elif c.type == 'video' %}<video>"
+    "{% endif %}{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% elif c.type == 'KIND' %}<KIND>"
     "{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 WORDS = {1: "one", 2: "two", 5: "five", 6: "six", 16: "sixteen"}
@@ -44,7 +44,7 @@ def video_text(frames: Frames, grid: Grid) -> str:
 SAMPLE = Sample(
     architecture="SmolVLMForConditionalGeneration",
     special=SPECIAL,
-    template=TEMPLATE,
+    template=TEMPLATE.replace("KIND", "video"),  # the library's: the checkpoint's knows images only
     config=config,
     keys=(
         "model.vision_model.encoder.layers.0.mlp.fc1.weight",
@@ -55,5 +55,8 @@ SAMPLE = Sample(
     placeholder="<video>",
     video_text=video_text,
     positions=plain_positions,
-    files={"preprocessor_config.json": {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 56}}},
+    files={
+        "preprocessor_config.json": {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 56}},
+        "chat_template.json": {"chat_template": TEMPLATE.replace("KIND", "image")},
+    },
 )
