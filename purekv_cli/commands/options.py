@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from purekv_cli.commands.completion import offer
 from purekv_cli.errors import UsageError
 from purekv_cli.settings import parse_time
 from purekv_cli.terminal import ReaderLeft
@@ -74,7 +75,9 @@ class ClipFlags:
     max_pixels: Annotated[
         int | None, _clip("--max-pixels", help="Pixels a frame is scaled down to (model's own bound).", metavar="N")
     ] = None
-    sample: Annotated[Sample | None, _clip("--sample", help="How frames are chosen; scene: every scene is seen.")] = None
+    sample: Annotated[Sample | None, _clip("--sample", help="How frames are chosen; scene: every scene is seen.")] = (
+        None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +227,8 @@ def with_flags(verb: Callable[..., None]) -> Callable[..., None]:
         for group in groups.values()
         for flag in fields(group)
     ]
+
+    offer([*own, *flags])
 
     @functools.wraps(verb)
     def run(**values: Any) -> None:

@@ -17,12 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from purekv_cli.demo.language import QUESTION_TYPES, Question, ask
+from purekv_cli.demo.suites import SUITES
 from purekv_cli.demo.world import FRAME_SIDES, Scene, make_scene
 
-SUITES = {
-    "short": 16, "medium": 32, "long": 64, "verylong": 128,
-    "outdoors-short": 16, "outdoors": 32, "outdoors-long": 64,
-}  # fmt: skip
 #: the suite whose scenes and questions an outdoors suite shares, seed by seed; its ground and camera are outdoors.py's
 INDOORS = {"outdoors-short": "short", "outdoors": "medium", "outdoors-long": "long"}
 HELD_OUT_SEEDS = range(0, 1_000_000)

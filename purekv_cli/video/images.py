@@ -14,11 +14,8 @@ from PIL import Image, ImageOps
 
 from purekv_cli.errors import UnreadableInput, UsageError
 from purekv_cli.video.info import VideoInfo
+from purekv_cli.video.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts", ".mts", ".m2ts", ".avi", ".gif", ".mpg", ".mpeg", ".flv", ".wmv"}
-)
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # all that Pillow raises for a bad file
 
 
