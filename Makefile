@@ -6,7 +6,7 @@ SAMPLE := .venv/sample.mp4
 export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
 
-.PHONY: demo test check clean
+.PHONY: demo test check man clean
 
 demo: .venv/ready
 	$(BIN)/purekv demo --clip-only --output $(SAMPLE) --quiet
@@ -19,6 +19,10 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+man: .venv/ready
+	mkdir -p build
+	$(BIN)/python -m purekv_cli.manual build/purekv.1
 
 clean:
 	rm -rf .venv build dist
