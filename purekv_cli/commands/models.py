@@ -17,7 +17,7 @@ What = Annotated[Literal["list"], typer.Argument(help="What to do: list them.", 
 def models(what: What = "list", *, flags: JsonFlag) -> None:
     """List the models: what -m takes, what is cached, and the supported families."""
     from purekv_cli.models.hub import cache_folder
-    from purekv_cli.models.registry import ALIASES, DEMO, FAMILIES, SUPPORTED, cached_models
+    from purekv_cli.models.registry import ALIASES, CONTRACT, DEMO, FAMILIES, SUPPORTED, cached_models
 
     cached = {model.name: model for model in cached_models()}
     rows = [(DEMO, "embedded: knows only its rendered world", "here")]
@@ -37,7 +37,7 @@ def models(what: What = "list", *, flags: JsonFlag) -> None:
             for name, each in families.items()
         ]
         told = {"schema_version": SCHEMA_VERSION, "cache": str(cache_folder()), "models": named, "families": kinds}
-        print(dumps(told), end="")
+        print(dumps(told | {"contract": CONTRACT}), end="")
         return
     table = Table("-m", "model", "state", box=None, padding=(0, 2, 0, 0))
     for row in rows:
@@ -48,4 +48,5 @@ def models(what: What = "list", *, flags: JsonFlag) -> None:
     for name, each in families.items():
         table.add_row(each.title, architectures[name].replace(", ", "\n"), each.verified)
     page().print(table)
+    page().print(f"\n{CONTRACT}")
     page().print(f"\nThe cache is {cache_folder()}.")

@@ -63,30 +63,38 @@ class Family:
     loader: str | None = None  # class of transformers, or "module:class" here; None: named like the architecture
 
 
-_CONTRACT = "contract test with small random weights"  # tests/models/test_contract.py
-_PIXELS = f"{_CONTRACT}; pixels of the library's processor"  # tests/models/test_families.py
+CONTRACT = (
+    "Every family passes its contract test with small random weights in the released layout: on the CPU with "
+    "transformers 5.17 and 5.23, and on one H200 (2026-11-21). Released weights: the embedded model only."
+)
+_PIXELS = "pixels of the library's processor, bit for bit"  # tests/models/test_families.py
+_PUBLISHED = "chat template as published"
 _TEXT = f"{_PIXELS}, and its text around frames"
 FAMILIES: dict[str, Family] = {
     "Qwen2_5_VLForConditionalGeneration": Family(
         "qwen2_5_vl",
         "Qwen2.5-VL",
         "qwen_vl:QwenVL",
-        f"{_PIXELS}; positions of transformers 4.57.1; the trained embedded model",
+        f"{_PIXELS}; {_PUBLISHED}; positions of transformers 4.57.1; the trained embedded model",
     ),
-    "Qwen2VLForConditionalGeneration": Family("qwen2_vl", "Qwen2-VL", "qwen2_vl:Qwen2VL", _PIXELS),
-    "Qwen3VLForConditionalGeneration": Family("qwen3_vl", "Qwen3-VL", "qwen3_vl:Qwen3VL", _TEXT, stamped=True),
+    "Qwen2VLForConditionalGeneration": Family("qwen2_vl", "Qwen2-VL", "qwen2_vl:Qwen2VL", f"{_PIXELS}; {_PUBLISHED}"),
+    "Qwen3VLForConditionalGeneration": Family(
+        "qwen3_vl", "Qwen3-VL", "qwen3_vl:Qwen3VL", f"{_TEXT}; {_PUBLISHED}", stamped=True
+    ),
     "LlavaOnevisionForConditionalGeneration": Family(
-        "llava_onevision", "LLaVA-OneVision", "llava_onevision:LlavaOnevision", _PIXELS, squares
+        "llava_onevision", "LLaVA-OneVision", "llava_onevision:LlavaOnevision", f"{_PIXELS}; {_PUBLISHED}", squares
     ),
     "LlavaNextVideoForConditionalGeneration": Family(
-        "llava_next_video", "LLaVA-NeXT-Video", "llava_next_video:LlavaNextVideo", _PIXELS, squares
+        "llava_next_video", "LLaVA-NeXT-Video", "llava_next_video:LlavaNextVideo", f"{_PIXELS}; {_PUBLISHED}", squares
     ),
-    "InternVLForConditionalGeneration": Family("internvl", "InternVL3", "internvl:InternVL", _TEXT, squares),
+    "InternVLForConditionalGeneration": Family(
+        "internvl", "InternVL3", "internvl:InternVL", f"{_TEXT}; {_PUBLISHED}", squares
+    ),
     "SmolVLMForConditionalGeneration": Family(
         "smolvlm",
         "SmolVLM2",
         "smolvlm:SmolVLM",
-        f"{_CONTRACT}; the text of the library's processor; frames are resized otherwise",
+        "text and template of the library's processor; frames are resized otherwise",
         squares,
         stamped=True,
     ),
@@ -94,25 +102,26 @@ FAMILIES: dict[str, Family] = {
         "video_llama_3",
         "VideoLLaMA3",
         "video_llama_3:VideoLlama3",
-        f"{_TEXT}; a released chat template was not at hand",
+        f"{_TEXT}; of its chat template only the form was at hand",
         single_frames,
         stamped=True,
     ),
     "Qwen2_5OmniModel": Family(
         "qwen2_5_omni",
-        "Qwen2.5-Omni (without sound)",
+        "Qwen2.5-Omni",
         "qwen2_5_omni:QwenOmni",
-        f"{_CONTRACT}; positions of the library",
+        f"{_PUBLISHED}; prompt, mel features and positions of the library's processor and model; sound: CPU only",
         thinker,
         loader="Qwen2_5OmniThinkerForConditionalGeneration",
     ),
 }
+FAMILIES["Qwen2_5OmniForConditionalGeneration"] = FAMILIES["Qwen2_5OmniModel"]  # as transformers 5 names it
 FAMILIES |= {
     f"Videollama2{language}ForCausalLM": Family(
         "videollama2",
         "VideoLLaMA2",
         "videollama2.adapter:VideoLlama2Chat",
-        "every tensor of two small models of the reference implementation",
+        "every tensor of two small models of the reference implementation; prompt of its published code",
         videollama2.connector_geometry,
         loader="videollama2.checkpoint:Checkpoint",
     )

@@ -1,5 +1,6 @@
 """Tokens and bytes from config files alone."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,7 +155,10 @@ def test_a_step_of_videollama3_is_one_frame() -> None:
 
 def test_the_thinker_is_inside() -> None:
     inner = {"text_config": QWEN7B, "vision_config": {"patch_size": 14}}
-    assert thinker({"thinker_config": inner}) == thinker(inner) == ModelGeometry.from_config(inner)
+    hears = replace(ModelGeometry.from_config(inner), audio_rate=25, audio_seconds=300.0)
+    assert thinker({"thinker_config": inner}) == thinker(inner) == hears
+    assert [hears.tokens_of_sound(seconds) for seconds in (0.0, 2.0, 1000.0)] == [0, 50, 7500]
+    assert thinker(inner, {"chunk_length": 30}).tokens_of_sound(1000.0) == 750
 
 
 def test_both_layouts_of_config_json_are_read() -> None:

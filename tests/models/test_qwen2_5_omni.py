@@ -182,6 +182,16 @@ def test_turns_hold_all_tokens_in_order() -> None:
     assert by_turns(torch.tensor([0, 50, 100]), 3, 50) == [(False, 1), (True, 3), (False, 1), (False, 1)]
 
 
+@pytest.mark.parametrize("architecture", ["Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"])
+def test_a_release_of_either_name_is_known(folder: Path, tmp_path: Path, architecture: str) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": [architecture]}
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert registry.load(registry.resolve(str(tmp_path)), "float32", "cpu").family == "qwen2_5_omni"
+
+
 def test_memory_counts_only_what_is_loaded(adapter: QwenOmni, folder: Path) -> None:
     parameters = sum(weight.numel() for weight in adapter.model.parameters())
     assert parameter_bytes(weight_files(folder), torch.bfloat16) == 2 * parameters
