@@ -1,6 +1,6 @@
 """Who grades: this process, which reads the next video while the model works, or several that each hold a model.
 
-A small model keeps neither a GPU nor all cores of a CPU busy alone.
+A small model keeps neither a GPU nor all cores of a CPU busy alone; several GPUs share the processes.
 """
 
 import multiprocessing
@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
+from purekv_cli.batch.places import environments
 from purekv_cli.commands.model import ChosenModel
 from purekv_cli.errors import OutOfResources, PureKVError
 from purekv_cli.eval.arms import Arm
@@ -49,7 +50,10 @@ class Job:
             return
         waiting: deque[tuple[Video, Future[Outcome]]] = deque()
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.workers, context, initializer=_start, initargs=(self, source)) as pool:
+        places = context.SimpleQueue()
+        for place in environments(self.model, self.settings.model.device, self.workers, None):
+            places.put(place)
+        with ProcessPoolExecutor(self.workers, context, initializer=_start, initargs=(self, source, places)) as pool:
             try:
                 for video, arms in wanted.items():
                     waiting.append((video, pool.submit(_work, video, arms)))
@@ -100,8 +104,9 @@ def _taken(video: Video, future: Future[Outcome]) -> tuple[Video, Outcome]:
 _worker: Any = None  # (way, source) of a worker process
 
 
-def _start(job: Job, source: Source) -> None:
+def _start(job: Job, source: Source, places: Any) -> None:
     global _worker
+    os.environ.update(places.get())  # of several GPUs one
     import torch
 
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C reaches the whole group: no tracebacks
