@@ -5,6 +5,7 @@ PureKVError (1)
 |-- UnreadableInput (3)     missing, empty, damaged or videoless files
 |-- ModelUnavailable (4)    not found, not cached, not downloadable, of an unknown kind
 |-- OutOfResources (5)      memory, device or disk
+|-- InvalidAnswer (1)      not the form that was asked for, twice
 |-- BatchFailures (6)       a batch that finished, but not for every file
 `-- Interrupted (130)       Ctrl-C
 """
@@ -37,6 +38,10 @@ class ModelUnavailable(PureKVError):
 
 class OutOfResources(PureKVError):
     exit_code = 5
+
+
+class InvalidAnswer(PureKVError):
+    exit_code = 1
 
 
 class BatchFailures(PureKVError):

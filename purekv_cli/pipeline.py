@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from purekv_cli.answers.times import Mention, mentions
 from purekv_cli.around import NOTHING, Around, find_text
 from purekv_cli.errors import UsageError
 from purekv_cli.method.config import MethodConfig
@@ -172,9 +173,8 @@ def with_text(plan: Plan, subtitles: SubtitleSettings, folder: Path | None, form
         try:
             kept = plan.method.budget.entries(prompt, around.tokens + TEXT_TOKENS, entry)
         except UsageError as error:
-            raise UsageError(
-                str(error), f"{error.hint.removesuffix('.')}, or fewer tokens of subtitles (--subs-tokens)."
-            ) from None
+            less = ", or fewer tokens of subtitles (--subs-tokens)." if around.before else "."
+            raise UsageError(str(error), error.hint.removesuffix(".") + less) from None
     return replace(plan, prompt_tokens=prompt, kept_tokens=kept)
 
 
@@ -250,6 +250,12 @@ class Run:
                 self.answers.append(event)
             tell(event)
         return self.answers[-1]
+
+    def mentions(self, answer: Answer) -> list[Mention]:
+        """The times that the answer speaks of, held against the clip."""
+        span = self.plan.sample.start, self.plan.sample.end
+        seen = self.plan.sample.times if self.frames is None else self.frames.times.tolist()
+        return mentions(answer.text, self.plan.origin, span, seen)
 
     def open(self, adapter: "Adapter", question: str, tell: Listener, *, once: bool = False) -> "Session":
         """The engine's session about the clip, whose inputs ask `question`; `once`: nothing else will be asked.

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from purekv_cli.answers.checked import Checked
+from purekv_cli.answers.schema import Schema
+from purekv_cli.answers.times import outside
 from purekv_cli.commands.model import ChosenModel, choose_model
 from purekv_cli.demo import NOTICE
 from purekv_cli.kernels import allow
@@ -32,21 +35,32 @@ ROOM = "note: free memory has room for about {} of {} video tokens; choose with 
 SHARE = "policy {} reads the question, so the video is prefilled once per question; --observe template shares it"
 
 
-def answer(video: Path | Local, questions: Sequence[str], settings: Settings) -> None:
-    """Answer the questions about the video as the settings say, and show it."""
+def answer(
+    video: Path | Local, questions: Sequence[str], settings: Settings, schema: Schema | None = None
+) -> None:
+    """Answer the questions about the video as the settings say, and show it.
+
+    With a schema stdout holds the answers' JSON alone, one a line.
+
+    Raises:
+        InvalidAnswer: at the end, when a question got no answer that is valid under the schema.
+    """
     output = settings.output
     terminal = Terminal(output.quiet)
     if output.report and not output.dry_run:
         check_target(output.report)
-    plan, model = planned(video, settings, terminal)
+    plan, model = planned(video, settings, terminal, schema.form if schema else "")
     if len(questions) > 1 and not shares_prefill(plan.method):
         terminal.note(SHARE.format(plan.method.policy))
     if output.dry_run:
         show_plan(plan, model, output, terminal)
         return
-    run = answered(plan, model, questions, settings, terminal, open_shelf(plan, model, settings, terminal))
+    write = (lambda line: None) if output.json else terminal.write
+    checked = Checked(schema, write, lambda bad: terminal.show(bad.text)) if schema else None
+    shelf = open_shelf(plan, model, settings, terminal)
+    run = answered(plan, model, questions, settings, terminal, shelf, checked)
     tell_ways(run.plan, run.answers, settings, terminal)
-    record = build(run, model.facts())
+    record = build(run, model.facts(), [verdict.facts for verdict in checked.verdicts] if checked else ())
     if output.json:
         terminal.write(to_json(record))
     if output.stats:
@@ -54,23 +68,32 @@ def answer(video: Path | Local, questions: Sequence[str], settings: Settings) ->
     if output.report:
         write_report(record, output.report)
         terminal.note(f"report: {output.report}")
+    if checked:
+        checked.finish()
 
 
-def planned(video: Path | Local, settings: Settings, terminal: Terminal) -> tuple[Plan, ChosenModel]:
+def planned(
+    video: Path | Local, settings: Settings, terminal: Terminal, form: str = ""
+) -> tuple[Plan, ChosenModel]:
     """What will be read, and by which model; said on stderr. No weights are loaded and nothing is decoded.
+
+    Args:
+        form: what the questions say of the answer's form.
 
     Raises:
         UnreadableInput, UsageError, ModelUnavailable, OutOfResources: no such file, model, device, policy, range.
     """
     info = probe(video)
     model = choose_model(settings, terminal)
-    plan = plan_for(info, model, model.room(), settings, terminal)
+    plan = plan_for(info, model, model.room(), settings, terminal, form)
     if model.source.is_demo:
         terminal.note(NOTICE, style="yellow")
     return plan, model
 
 
-def plan_for(info: VideoInfo, model: ChosenModel, room: int | None, settings: Settings, terminal: Terminal) -> Plan:
+def plan_for(
+    info: VideoInfo, model: ChosenModel, room: int | None, settings: Settings, terminal: Terminal, form: str = ""
+) -> Plan:
     """The plan for a clip, told with its notes; `room`: of `ChosenModel.room`, before the weights are there."""
     wanted = (info, model.geometry, model.names, settings, model.dtype.itemsize)
     stages = terminal.stages()
@@ -79,7 +102,7 @@ def plan_for(info: VideoInfo, model: ChosenModel, room: int | None, settings: Se
     if room is not None and 0 < room < plan.video_tokens:
         terminal.note(ROOM.format(room, plan.video_tokens), style="yellow")
         plan = make_plan(plan.info, *wanted[1:], room)
-    plan = with_text(plan, settings.subtitles, model.source.folder)
+    plan = with_text(plan, settings.subtitles, model.source.folder, form)
     terminal.note(plan_line(plan, model.describe()))
     for note in (info.damage, plan.sample.note, plan.around.note):
         if note:
@@ -101,23 +124,28 @@ def answered(
     settings: Settings,
     terminal: Terminal,
     shelf: Shelf | None = None,
+    checked: Checked | None = None,
 ) -> Run:
     """The plan carried out: answers go to stdout as they come, and are in the run with the engine's session.
 
     Args:
         shelf: where an earlier run may have kept the clip, and this one will; None: its frames are read in any case.
+        checked: holds the answers against a schema, and writes them; None: they are written as they come.
     """
     output = settings.output
-    screen = Screen(terminal, questions, silent=output.json, stream=not output.no_stream)
+    screen = Screen(terminal, questions, silent=output.json or checked is not None, stream=not output.no_stream)
     try:
         run = Run(plan, shelf=shelf)
         if not run.recall():
             read_frames(run, screen, terminal)  # before the model is loaded: what cannot be read is said at once
         adapter = load(model, settings, screen, terminal)
-        run.ask(adapter, questions, generation(settings), screen.show)
+        run.ask(adapter, questions, generation(settings), screen.show, checked.again if checked else None)
         run.keep()
     finally:
         screen.close()
+    for given in run.answers:
+        if said := outside(run.mentions(given), plan.origin, (plan.sample.start, plan.sample.end)):
+            terminal.note(f"note: {said}", style="yellow")
     return run
 
 
@@ -177,7 +205,8 @@ class Screen:
             if not self._open:
                 self.stages.update(event)
         elif self._silent:
-            return
+            if isinstance(event, Answer):
+                self.stages.clear()
         elif isinstance(event, Text):
             if self._stream:
                 self._begin()

@@ -26,6 +26,12 @@ def ask(
     more: Annotated[
         list[str] | None, typer.Option("--question", "-q", help="One more question; repeat it.", metavar="TEXT")
     ] = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            "--schema", help="Answer as JSON that is valid under this JSON schema, or fail.", metavar="FILE|JSON"
+        ),
+    ] = None,
     *,
     clip: ClipFlags,
     sound: SoundFlag,
@@ -38,7 +44,12 @@ def ask(
     """Ask about a video: answers go to stdout, everything else to stderr."""
     settings = settle(clip, sound, subtitles, model, method, cache, output)
     questions = at_least_one(question, more)
+    wanted = None
+    if schema is not None:
+        from purekv_cli.answers.schema import Schema
+
+        wanted = Schema.read(schema)
     from purekv_cli.commands.answering import answer
 
     with opened(video, settings) as found:
-        answer(found, questions, settings)
+        answer(found, questions, settings, wanted)

@@ -1,7 +1,7 @@
 """From a finished run to the Record that reports are rendered from."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -55,6 +55,8 @@ def plan_facts(plan: Plan) -> dict[str, dict[str, Any]]:
         "grid": plan.grid,
         "times": plan.sample.times,
         "note": plan.sample.note,
+        "counted_from": plan.origin,
+        "subtitles": plan.around.subtitles,
     }
     method = asdict(plan.method) | {"budget": str(plan.method.budget)}
     return {
@@ -71,9 +73,11 @@ def plan_line(plan: Plan, model: str) -> str:
     if kept < full:
         cache += f" -> {size(kept)} ({times(full, kept)} smaller)"
     sound = f" and {plan.audio_tokens} of sound" if plan.audio_tokens else ""
+    words = plan.around.subtitles or "a schema"
+    text = f" and {plan.around.tokens} of text ({words})" if plan.around.tokens else ""
     parts = [
         f"{plan.info.path.name} {clock(plan.sample.start)}-{clock(plan.sample.end)}",
-        f"{len(plan.sample.times)} frames of {columns}x{rows}, {plan.video_tokens} tokens{sound}",
+        f"{len(plan.sample.times)} frames of {columns}x{rows}, {plan.video_tokens} tokens{sound}{text}",
         model,
         f"policy {plan.method.policy}, budget {plan.method.budget}",
         cache,
@@ -81,8 +85,12 @@ def plan_line(plan: Plan, model: str) -> str:
     return " | ".join(parts)
 
 
-def build(run: Run, model: dict[str, Any]) -> Record:
-    """The record of a run whose questions are all answered."""
+def build(run: Run, model: dict[str, Any], verdicts: Sequence[dict[str, Any]] = ()) -> Record:
+    """The record of a run whose questions are all answered.
+
+    Args:
+        verdicts: what else is told of each answer, where they were held against a schema.
+    """
     import torch
 
     found, device = versions(), device_name(torch.device(model["device"]))
@@ -104,6 +112,7 @@ def build(run: Run, model: dict[str, Any]) -> Record:
         ("device", device),
         ("versions", in_words(found)),
     )
+    times_said = [{"times": [asdict(mention) for mention in run.mentions(answer)]} for answer in run.answers]
     return Record(
         title=info.path.name,
         video=video_facts(info),
@@ -111,6 +120,7 @@ def build(run: Run, model: dict[str, Any]) -> Record:
         model=model | {"device_name": device},
         method=facts["method"],
         answers=tuple(run.answers),
+        found=tuple(said | more for said, more in zip(times_said, verdicts or [{}] * len(times_said), strict=True)),
         damage=run.damage,
         summary=summary,
         versions=found,

@@ -25,6 +25,7 @@ class Record:
     damage: tuple[str, ...]
     summary: tuple[tuple[str, str], ...]  # the same for people: (label, text)
     versions: dict[str, str]  # of purekv and what computes for it
+    found: tuple[dict[str, Any], ...] = ()  # per answer, in its text: times, and JSON where that was asked for
     strip: tuple[tuple[str, bytes], ...] = ()  # a few frames: (time, JPEG)
 
     @property
@@ -35,6 +36,7 @@ class Record:
 
 def as_dict(record: Record) -> dict[str, Any]:
     """The JSON object, in the order a reader wants it."""
+    found: Sequence[dict[str, Any]] = record.found or [{}] * len(record.answers)
     return {
         "schema_version": SCHEMA_VERSION,
         "purekv": __version__,
@@ -43,7 +45,7 @@ def as_dict(record: Record) -> dict[str, Any]:
         "sample": record.sample,
         "model": record.model,
         "method": record.method,
-        "answers": [_answer(answer) for answer in record.answers],
+        "answers": [_answer(answer) | more for answer, more in zip(record.answers, found, strict=True)],
         "damage": list(record.damage),
     }
 

@@ -1,0 +1,1 @@
+"""What is found in an answer's text: times of the clip, and JSON."""
