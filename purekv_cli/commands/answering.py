@@ -35,9 +35,7 @@ ROOM = "note: free memory has room for about {} of {} video tokens; choose with 
 SHARE = "policy {} reads the question, so the video is prefilled once per question; --observe template shares it"
 
 
-def answer(
-    video: Path | Local, questions: Sequence[str], settings: Settings, schema: Schema | None = None
-) -> None:
+def answer(video: Path | Local, questions: Sequence[str], settings: Settings, schema: Schema | None = None) -> None:
     """Answer the questions about the video as the settings say, and show it.
 
     With a schema stdout holds the answers' JSON alone, one a line.
@@ -72,9 +70,7 @@ def answer(
         checked.finish()
 
 
-def planned(
-    video: Path | Local, settings: Settings, terminal: Terminal, form: str = ""
-) -> tuple[Plan, ChosenModel]:
+def planned(video: Path | Local, settings: Settings, terminal: Terminal, form: str = "") -> tuple[Plan, ChosenModel]:
     """What will be read, and by which model; said on stderr. No weights are loaded and nothing is decoded.
 
     Args:
