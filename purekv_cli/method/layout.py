@@ -1,5 +1,8 @@
 """Where the video lies in a prompt: the only thing the method needs to know of a model family.
 
+Several videos are spans one after the other, each with a grid of its own. Sparse attention leaves such a prompt alone;
+to policies all their tokens are alike, and their frames one sequence.
+
 Sound is a second span of tokens that may be pruned. It has no grid: sparse attention reads it, and lets it read, as
 text; a policy that asks for a token's frame and place gets the frame of the same share of the clip, and one place for
 all sound.
@@ -16,7 +19,7 @@ NOTHING = torch.zeros(0, dtype=torch.int64)
 
 @dataclass(frozen=True, slots=True)
 class VideoLayout:
-    """One prompt: text before the video, T x H x W video tokens, text after it.
+    """One prompt: text before the video, T x H x W video tokens, text after it; or several videos, text between them.
 
     Video tokens need not be one run (some families put time stamps between frames); `video` lists them in
     frame-major order (t, h, w). A prompt without video has an empty list.
@@ -24,8 +27,14 @@ class VideoLayout:
 
     length: int  # prompt tokens N
     video: Tensor  # int64 [V], ascending positions of the video tokens
-    grid: tuple[int, int, int]  # (T, H, W) after spatial merging, T * H * W = V
+    grid: tuple[int, int, int]  # (T, H, W) after spatial merging, T * H * W = V (less the tokens of `more`)
     audio: Tensor = field(default_factory=lambda: NOTHING)  # int64 [A], ascending positions of tokens of sound
+    more: tuple[tuple[int, int, int], ...] = ()  # of further videos, in their order in `video`
+
+    @property
+    def grids(self) -> tuple[tuple[int, int, int], ...]:
+        """Of all videos."""
+        return (self.grid, *self.more)
 
     @property
     def before(self) -> int:
@@ -36,6 +45,16 @@ class VideoLayout:
     def after(self) -> int:
         """Position of the first token after the last one of video and sound: where the question begins."""
         return max((int(span[-1]) + 1 for span in (self.video, self.audio) if len(span)), default=0)
+
+    def frames_and_spots(self) -> tuple[Tensor, Tensor]:
+        """int64 [V] each: the number of every video token's frame, through all videos, and its place in that frame."""
+        frames, spots, first = [], [], 0
+        for steps, rows, columns in self.grids:
+            number, size = torch.arange(steps * rows * columns), max(1, rows * columns)
+            frames.append(first + number // size)
+            spots.append(number % size)
+            first += steps
+        return torch.cat(frames), torch.cat(spots)
 
     @property
     def prunable(self) -> Tensor:
@@ -65,11 +84,10 @@ class PromptMasks:
             valid[row, pad:] = True
             video[row, layout.prunable + pad] = True
             after[row, layout.after + pad :] = True
-            number, size = torch.arange(len(layout.video)), max(1, layout.grid[1] * layout.grid[2])
-            frame[row, layout.video + pad], spot[row, layout.video + pad] = number // size, number % size
+            frame[row, layout.video + pad], spot[row, layout.video + pad] = layout.frames_and_spots()
             if sounds := len(layout.audio):
                 frame[row, layout.audio + pad] = torch.arange(sounds) * layout.grid[0] // sounds
-                spot[row, layout.audio + pad] = size
+                spot[row, layout.audio + pad] = max(1, *(rows * columns for _, rows, columns in layout.grids))
         return cls(*(each.to(device) for each in (video, after, valid, frame, spot)))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "PromptMasks":

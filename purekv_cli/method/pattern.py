@@ -22,7 +22,7 @@ from purekv_cli.method.config import SparseConfig
 from purekv_cli.method.layout import VideoLayout
 from purekv_cli.method.runs import TILE_ROWS, RunList
 
-__all__ = ["ROWS", "RunList", "build", "content_change", "frames_read"]
+__all__ = ["ROWS", "RunList", "build", "content_change", "content_of", "frames_read"]
 
 ROWS = TILE_ROWS  # of a query tile
 
@@ -77,6 +77,13 @@ def content_change(embeddings: Tensor, grid: tuple[int, int, int]) -> Tensor:
         change[1:] = 1 - F.cosine_similarity(frames[1:], frames[:-1], dim=-1)
         change[0] = change[1:].max()
     return change.flatten()
+
+
+def content_of(embeddings: Tensor, layout: VideoLayout) -> Tensor:
+    """`content_change` of all videos of a prompt, each by itself, float32 [V]."""
+    sizes = [steps * rows * columns for steps, rows, columns in layout.grids]
+    parts = zip(embeddings.split(sizes), layout.grids, strict=True)
+    return torch.cat([content_change(part, grid) for part, grid in parts])
 
 
 def frames_read(frames: int, config: SparseConfig, device: torch.device | str = "cpu") -> Tensor:

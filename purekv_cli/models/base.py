@@ -1,6 +1,6 @@
 """What every model family offers: the contract between frames and the engine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -51,6 +51,14 @@ class Adapter(Protocol):
         Args:
             features: what the tower made of these frames, [V, hidden], where it ran while they were decoded; then no
                 pixels are prepared.
+        """
+        ...
+
+    def prepare_several(self, clips: Sequence[Frames], question: str) -> Inputs:
+        """The same for several videos, one after the other in the prompt.
+
+        Raises:
+            UsageError: the family takes one.
         """
         ...
 

@@ -5,7 +5,7 @@ for every question about a clip: `Inputs.prefix` tokens that several questions c
 template stands for text in which the family's video token is written once per run of video tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from purekv_cli.errors import ModelUnavailable, UsageError
 from purekv_cli.method.layout import VideoLayout
 from purekv_cli.models.base import Inputs
-from purekv_cli.models.geometry import ModelGeometry
+from purekv_cli.models.geometry import ModelGeometry, one_video
 from purekv_cli.models.preprocess import PixelScale, patches_of, squares_of
 from purekv_cli.models.prompt import Prompt, Talk
 from purekv_cli.video.frames import Frames
@@ -33,6 +33,7 @@ class Seen:
     features: dict[str, Tensor]  # of `Inputs`
     grid: Grid
     tokens_of_sound: int = 0
+    more: tuple[Grid, ...] = ()  # of further clips, whose features follow
 
 
 @dataclass(slots=True)
@@ -113,7 +114,7 @@ class VideoChat:
         steps, rows, columns = seen.grid
         return self.video_token, [steps * rows * columns]
 
-    def place(self, ids: Tensor, frames: Frames, seen: Seen) -> Tensor:
+    def place(self, ids: Tensor, clips: Sequence[Frames], seen: Seen) -> Tensor:
         """Rotary positions of ids [1, N]: int64 [4, 1, N], the text row first, or [1, N] for plain ones."""
         return torch.arange(ids.shape[1])[None]
 
@@ -126,28 +127,46 @@ class VideoChat:
         if frames.sound is not None and self.audio_id is None:
             raise UsageError(f"{self.name} hears nothing", "Leave out --audio, or take an audio-visual checkpoint.")
         seen = self.see(frames, features)
-        text, runs = self.write(frames, seen)
-        head = self.prompt.head_ids(text)
-        repeats = iter(runs)
+        return self._inputs([frames], seen, [self.write(frames, seen)], question)
+
+    def prepare_several(self, clips: Sequence[Frames], question: str) -> Inputs:
+        """The same for several videos, one after the other in the prompt.
+
+        Raises:
+            UsageError: the family takes one.
+        """
+        if not self.geometry.several:
+            raise one_video(self.name)
+        each = [self.see(frames, None) for frames in clips]
+        features = {name: torch.cat([seen.features[name] for seen in each]) for name in each[0].features}
+        seen = Seen(features, each[0].grid, more=tuple(seen.grid for seen in each[1:]))
+        return self._inputs(clips, seen, list(map(self.write, clips, each)), question)
+
+    def _inputs(
+        self, clips: Sequence[Frames], seen: Seen, written: Sequence[tuple[str, list[int]]], question: str
+    ) -> Inputs:
+        """The prompt of clips that were seen and written."""
+        head = self.prompt.head_ids(*(text for text, _ in written))
+        repeats = iter([run for _, runs in written for run in runs])
         stands = {self.video_id, self.audio_id}
         ids = [token for token in head for _ in range(next(repeats) if token in stands else 1)]
         prefix = len(ids)
         filled, heard = ((torch.tensor(ids) == token).nonzero()[:, 0] for token in (self.video_id, self.audio_id or -1))
-        tokens = seen.grid[0] * seen.grid[1] * seen.grid[2]
+        tokens = sum(steps * rows * columns for steps, rows, columns in (seen.grid, *seen.more))
         if len(filled) < tokens or len(heard) != seen.tokens_of_sound or next(repeats, None) is not None:
             raise ModelUnavailable(
                 f"the chat template of {self.name} shows {len(filled)} video tokens, not {tokens}",
                 "Its tokenizer or chat template does not belong to its config.json.",
             )
         row = torch.tensor([[*ids, *self.prompt.question_ids(question)]])
-        positions = self.place(row, frames, seen)
+        positions = self.place(row, clips, seen)
         on_device = row.to(self.device)
         return Inputs(
             input_ids=on_device,
             attention_mask=torch.ones_like(on_device),
             position_ids=positions.to(self.device),
             next_position=int(positions[-3:].amax()) + 1,
-            layout=VideoLayout(row.shape[1], filled[:tokens], seen.grid, heard),
+            layout=VideoLayout(row.shape[1], filled[:tokens], seen.grid, heard, seen.more),
             features=seen.features,
             prefix=prefix,
             filled=filled if len(filled) > tokens else None,

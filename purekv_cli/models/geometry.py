@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from purekv_cli.errors import UsageError
+
 VIDEO_MIN_TOKENS, VIDEO_MAX_TOKENS = 128, 768  # of a frame
 VIDEO_MIN_PIXELS = VIDEO_MIN_TOKENS * 28 * 28  # per frame
 VIDEO_MAX_PIXELS = VIDEO_MAX_TOKENS * 28 * 28
@@ -37,6 +39,7 @@ class ModelGeometry:
     crop: bool = False  # with `side`: the square is cut from the middle of the frame, not the whole frame squeezed
     frames: int | None = None  # that the model was trained on: so many are sampled, of the middles of equal parts
     max_frames: int | None = None  # that the model takes; None: no bound of its own
+    several: bool = False  # a prompt may show several videos
     stamped: bool = False  # the prompt tells frames' times in the video; else the model counts from the clip's start
     audio_tokens: int = 0  # that a clip's sound becomes, whatever its length
     audio_rate: int = 0  # tokens that a second of sound becomes instead
@@ -188,3 +191,10 @@ _TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
     "mistral": _LLAMA | {"num_key_value_heads": 8, "max_position_embeddings": 131072},
     "qwen2": _LLAMA | {"num_key_value_heads": 32, "max_position_embeddings": 32768},
 }
+
+
+def one_video(name: str) -> UsageError:
+    """For models that take no more."""
+    return UsageError(
+        f"{name} takes one video a question", "Ask about each by itself, or take a model of Qwen's VL families (-m 3b)."
+    )

@@ -35,6 +35,8 @@ class Prompt:
     between: str  # after a question that is answered already, up to its answer
     again: str  # after an answer: its end, the next user turn
     talk: Talk = ()  # turns about the video that come before any question
+    template: str = ""  # that the rest was read from
+    placeholder: str = ""  # what it writes for a video
 
     @classmethod
     def read(
@@ -78,18 +80,37 @@ class Prompt:
             between, rest = rest.split(_ANSWER)
             again, closing = rest.split(_LATER)
             opening, before = head.split(placeholder)
-            return cls(tokenizer, opening, after_video + before, closing, between, again)
+            pieces = (opening, after_video + before, closing, between, again)
+            return cls(tokenizer, *pieces, template=template, placeholder=placeholder)
         raise ModelUnavailable(
             f"{folder} has no chat template that shows a video",
             "Add the chat_template.json of the checkpoint it was made from.",
         )
 
-    def head_ids(self, video: str) -> list[int]:
-        """Everything up to and including the video, which is written as `video`; what opens every text comes first."""
-        ids = self.tokenizer.encode(self.opening + video, add_special_tokens=False)
+    def head_ids(self, *videos: str) -> list[int]:
+        """Everything up to and including the videos, which are written as these; what opens every text comes first.
+
+        Raises:
+            ModelUnavailable: the template does not show several.
+        """
+        openings = (self.opening,) if len(videos) == 1 else self._openings(len(videos))
+        text = "".join(opening + video for opening, video in zip(openings, videos, strict=True))
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
         begin = self.tokenizer.bos_token_id
         opened = self.tokenizer.encode("", add_special_tokens=True)[:1] == [begin] and ids[:1] != [begin]
         return [begin, *ids] if opened and begin is not None else ids  # type: ignore[list-item]
+
+    def _openings(self, count: int) -> Sequence[str]:
+        """What the template writes before each of several videos; with "Video 1: " if it can."""
+        content = [*({"type": "video"} for _ in range(count)), {"type": "text", "text": _FIRST}]
+        talk: Any = [{"role": "user", "content": content}]
+        text = self.tokenizer.apply_chat_template(talk, chat_template=self.template, tokenize=False, add_vision_id=True)
+        *openings, _ = str(text).partition(_FIRST)[0].split(self.placeholder)
+        if len(openings) != count:
+            raise ModelUnavailable(
+                f"the chat template shows {len(openings)} of {count} videos", "Ask about one video at a time."
+            )
+        return openings
 
     def question_ids(self, question: str) -> list[int]:
         """What follows the video: earlier turns, the question and the opening of the answer."""

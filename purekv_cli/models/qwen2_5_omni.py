@@ -1,5 +1,6 @@
 """The thinker of Qwen2.5-Omni, the part that sees, hears and answers in text; what speaks is not loaded."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -69,17 +70,14 @@ class QwenOmni(QwenVL):
         text = "".join(sound if heard else self.video_token for heard, _ in runs)
         return self.block.format(text), [count for _, count in runs]
 
-    def place(self, ids: Tensor, frames: Frames, seen: Seen) -> Tensor:
+    def place(self, ids: Tensor, clips: Sequence[Frames], seen: Seen) -> Tensor:
         if seen.tokens_of_sound:
             video, audio = ((ids[0] == token).nonzero()[:, 0] for token in (self.video_id, self.audio_id))
-            return block_positions(ids.shape[1], video, audio, seen.grid, self.times(frames, seen))
-        positions = super().place(ids, frames, seen)
+            return block_positions(ids.shape[1], video, audio, seen.grid, self.times(clips[0], seen))
+        positions = super().place(ids, clips, seen)
         del seen.features["mm_token_type_ids"]
         return positions
 
     def times(self, frames: Frames, seen: Seen) -> Tensor:
         """Of the grid's steps, in positions from the first: int64 [T]."""
-        elapsed = self.elapsed(frames)
-        if elapsed is None:
-            elapsed = torch.arange(seen.grid[0]) * self.seconds(frames)
-        return (elapsed * self.tokens.tokens_per_second).long()
+        return (self.elapsed(frames, seen.grid[0]) * self.tokens.tokens_per_second).long()

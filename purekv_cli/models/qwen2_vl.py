@@ -18,11 +18,8 @@ class Qwen2VL(QwenVL):
     def tokens(self) -> VisionTokens:
         return replace(super().tokens, tokens_per_second=1.0)
 
-    def seconds(self, frames: Frames) -> Tensor:
-        return torch.ones(1)
-
-    def elapsed(self, frames: Frames) -> None:
-        return None
+    def elapsed(self, frames: Frames, steps: int) -> Tensor:
+        return torch.arange(steps).float()
 
     def see(self, frames: Frames, features: Tensor | None) -> Seen:
         vision, patches, grid = self.patches(frames, features)

@@ -3,6 +3,8 @@
 Its tower feeds the first decoder layers too (deepstack), so tokens can only end above those.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from purekv_cli.models.chat import Seen
@@ -26,9 +28,9 @@ class Qwen3VL(Qwen2VL):
         stamps = [f"<{time:.1f} seconds>" for time in (first + last) / 2]
         return "".join(stamp + self.placeholder for stamp in stamps), [rows * columns] * steps
 
-    def place(self, ids: Tensor, frames: Frames, seen: Seen) -> Tensor:
-        grid = seen.features["video_grid_thw"].cpu()
+    def place(self, ids: Tensor, clips: Sequence[Frames], seen: Seen) -> Tensor:
+        grids = seen.features["video_grid_thw"].cpu()
         seen.features["mm_token_type_ids"] = (ids == self.video_id).long().to(self.device) * 2
-        blocks = grid.repeat(seen.grid[0], 1)
+        blocks = grids.repeat_interleave(grids[:, 0], 0)
         blocks[:, 0] = 1
         return mrope_positions(ids, self.tokens, video_grids=blocks)[0]

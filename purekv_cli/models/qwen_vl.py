@@ -1,5 +1,6 @@
 """Qwen2.5-VL on stock transformers: own pixels and positions, the checkpoint's own template and weights."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -26,12 +27,12 @@ class QwenVL(VideoChat):
         """Between two grid steps, float32 [1]."""
         return torch.tensor([self.geometry.temporal_patch * frames.seconds_per_frame], dtype=torch.float32)
 
-    def elapsed(self, frames: Frames) -> Tensor | None:
-        """From the first grid step to each, s, float64 [T]: those of their first frames; None: `seconds` apart."""
+    def elapsed(self, frames: Frames, steps: int) -> Tensor:
+        """From the first grid step to each, s, float32 [T]; where frames are uneven, by the first of every step."""
         if frames.even:
-            return None
+            return torch.arange(steps) * self.seconds(frames)
         firsts = torch.from_numpy(frames.times[:: self.geometry.temporal_patch])
-        return firsts - firsts[0]
+        return (firsts - firsts[0]).float()
 
     def see(self, frames: Frames, features: Tensor | None) -> Seen:
         vision, patches, grid = self.patches(frames, features)
@@ -42,9 +43,8 @@ class QwenVL(VideoChat):
         steps, rows, columns = seen.grid
         return self.placeholder, [steps * rows * columns]
 
-    def place(self, ids: Tensor, frames: Frames, seen: Seen) -> Tensor:
-        grid, seconds = seen.features["video_grid_thw"].cpu(), self.seconds(frames)
+    def place(self, ids: Tensor, clips: Sequence[Frames], seen: Seen) -> Tensor:
+        grids = seen.features["video_grid_thw"].cpu()
         seen.features["mm_token_type_ids"] = (ids == self.video_id).long().to(self.device) * 2
-        return mrope_positions(
-            ids, self.tokens, video_grids=grid, seconds_per_grid=seconds, step_seconds=self.elapsed(frames)
-        )[0]
+        elapsed = torch.cat(list(map(self.elapsed, clips, grids[:, 0].tolist())))
+        return mrope_positions(ids, self.tokens, video_grids=grids, step_seconds=elapsed)[0]

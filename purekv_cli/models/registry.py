@@ -43,10 +43,10 @@ AUTO, DEMO = "auto", "demo"
 ALIASES = {size: f"Qwen/Qwen2.5-VL-{size.upper()}-Instruct" for size in ("3b", "7b", "32b", "72b")}
 ALIASES |= {"videollama2": "DAMO-NLP-SG/VideoLLaMA2-7B-16F", "videollama2.1": "DAMO-NLP-SG/VideoLLaMA2.1-7B-16F"}
 KNOWN: dict[str, ModelGeometry] = {
-    "3b": ModelGeometry(layers=36, heads=16, kv_heads=2, head_dim=128),
-    "7b": ModelGeometry(layers=28, heads=28, kv_heads=4, head_dim=128),
-    "32b": ModelGeometry(layers=64, heads=40, kv_heads=8, head_dim=128),
-    "72b": ModelGeometry(layers=80, heads=64, kv_heads=8, head_dim=128),
+    "3b": ModelGeometry(layers=36, heads=16, kv_heads=2, head_dim=128, several=True),
+    "7b": ModelGeometry(layers=28, heads=28, kv_heads=4, head_dim=128, several=True),
+    "32b": ModelGeometry(layers=64, heads=40, kv_heads=8, head_dim=128, several=True),
+    "72b": ModelGeometry(layers=80, heads=64, kv_heads=8, head_dim=128, several=True),
 } | videollama2.RELEASED
 
 
@@ -60,6 +60,7 @@ class Family:
     verified: str  # what was checked, and with which weights
     geometry: Callable[[Mapping[str, Any], Mapping[str, Any] | None], ModelGeometry] = ModelGeometry.from_config
     stamped: bool = False  # of `ModelGeometry`: its text around frames says when they are
+    several: bool = False  # the same: a prompt may show several videos
     loader: str | None = None  # class of transformers, or "module:class" here; None: named like the architecture
 
 
@@ -76,10 +77,13 @@ FAMILIES: dict[str, Family] = {
         "Qwen2.5-VL",
         "qwen_vl:QwenVL",
         f"{_PIXELS}; {_PUBLISHED}; positions of transformers 4.57.1; the trained embedded model",
+        several=True,
     ),
-    "Qwen2VLForConditionalGeneration": Family("qwen2_vl", "Qwen2-VL", "qwen2_vl:Qwen2VL", f"{_PIXELS}; {_PUBLISHED}"),
+    "Qwen2VLForConditionalGeneration": Family(
+        "qwen2_vl", "Qwen2-VL", "qwen2_vl:Qwen2VL", f"{_PIXELS}; {_PUBLISHED}", several=True
+    ),
     "Qwen3VLForConditionalGeneration": Family(
-        "qwen3_vl", "Qwen3-VL", "qwen3_vl:Qwen3VL", f"{_TEXT}; {_PUBLISHED}", stamped=True
+        "qwen3_vl", "Qwen3-VL", "qwen3_vl:Qwen3VL", f"{_TEXT}; {_PUBLISHED}", stamped=True, several=True
     ),
     "LlavaOnevisionForConditionalGeneration": Family(
         "llava_onevision", "LLaVA-OneVision", "llava_onevision:LlavaOnevision", f"{_PIXELS}; {_PUBLISHED}", squares
@@ -259,7 +263,7 @@ def _local(name: str, folder: Path) -> Source:
         raise ModelUnavailable(
             f"{folder / 'config.json'} lacks {error}", "The checkpoint is damaged or of an unknown layout."
         ) from None
-    return Source(name, folder, geometry=replace(sizes, stamped=family.stamped))
+    return Source(name, folder, geometry=replace(sizes, stamped=family.stamped, several=family.several))
 
 
 def family_of(name: str, config: Mapping[str, Any]) -> Family:

@@ -194,7 +194,7 @@ class Attached:
         """ST-SpAttn's runs for a long prompt of one video that comes whole; None: dense."""
         sparse, layout = self.config.sparse, prompt.layout
         whole = self.config.chunk is None or self.config.chunk >= prompt.length
-        if not sparse.enabled or layout is None or prompt.length < sparse.min_tokens or not whole:
+        if not sparse.enabled or layout is None or layout.more or prompt.length < sparse.min_tokens or not whole:
             return None
         if tokens.dim() != 3 or tokens.shape[:2] != (1, prompt.length):
             return None

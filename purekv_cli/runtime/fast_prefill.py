@@ -21,7 +21,7 @@ from purekv_cli.kernels.sparse_prefill import sparse_prefill
 from purekv_cli.method import importance, propagate
 from purekv_cli.method.budget import layer_entries
 from purekv_cli.method.config import MethodConfig
-from purekv_cli.method.pattern import RunList, build, content_change
+from purekv_cli.method.pattern import RunList, build, content_of
 from purekv_cli.method.policies import layer_weights, observes
 from purekv_cli.runtime.cache import CompactCache
 from purekv_cli.runtime.fast_layer import Parts, mlp, project, token_major
@@ -79,7 +79,8 @@ def fast_prefill(
 
 def uses_sparse(config: MethodConfig, prompt: Prompt) -> bool:
     """Whether a prompt that comes whole is read with ST-SpAttn."""
-    return config.sparse.enabled and prompt.layout is not None and prompt.length >= config.sparse.min_tokens
+    one_video = prompt.layout is not None and not prompt.layout.more
+    return config.sparse.enabled and one_video and prompt.length >= config.sparse.min_tokens
 
 
 class _FastPrefill:
@@ -120,7 +121,7 @@ class _FastPrefill:
         self._key_rows: Tensor | None = None
         if prompt.layout is not None and len(prompt.layout.video) and (self._layout or config.propagate):
             self._video = prompt.layout.video.to(device)
-            self._content = content_change(embeds[0, self._video], prompt.layout.grid)
+            self._content = content_of(embeds[0, self._video], prompt.layout)
             self._prunable = prompt.layout.prunable.to(device)
             self._change = F.pad(self._content, (0, len(prompt.layout.audio)))  # of sound only its score counts
         if self._layout is not None:

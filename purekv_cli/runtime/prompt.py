@@ -16,7 +16,7 @@ class Prompt:
 
     masks: PromptMasks
     delta: Tensor | None = None  # int64 [B, 1]: rotary position minus token count, for text after the prompt; None: 0
-    layout: VideoLayout | None = None  # only for one prompt with one video: ST-SpAttn needs its grid
+    layout: VideoLayout | None = None  # only for one prompt: ST-SpAttn needs its grid
     reserve: int = 0  # entries of the budget that tokens fed after this prefill will take
     deepstack: tuple[Tensor, ...] = ()  # [V, hidden] each, added to the video tokens above the first layers (Qwen3-VL)
 
@@ -46,11 +46,11 @@ class Prompt:
         column = torch.arange(ids.shape[1], device=ids.device)
         last = torch.where(video | audio, column, -1).amax(-1, keepdim=True)
         layout = None
-        if ids.shape[0] == 1 and len(grids) == 1 and bool(valid.all()):
+        if ids.shape[0] == 1 and grids and bool(valid.all()):
             places = video[0].nonzero().flatten().cpu()
-            t, h, w = grids[0]
-            if len(places) == t * h * w:
-                layout = VideoLayout(ids.shape[1], places, (t, h, w), audio[0].nonzero().flatten().cpu())
+            if len(places) == sum(t * h * w for t, h, w in grids):
+                heard = audio[0].nonzero().flatten().cpu()
+                layout = VideoLayout(ids.shape[1], places, grids[0], heard, tuple(grids[1:]))
                 return cls(PromptMasks.of([layout], ids.device), layout=layout)
         return cls(PromptMasks(video | audio, (column > last) & valid, valid), layout=layout)
 

@@ -64,7 +64,7 @@ def test_a_folder_that_is_not_there(name: str) -> None:
 def test_a_folder_is_read(checkpoint: Path) -> None:
     source = registry.resolve(str(checkpoint))
     assert source.folder == checkpoint
-    assert source.geometry == ModelGeometry(layers=3, heads=4, kv_heads=2, head_dim=16)
+    assert source.geometry == ModelGeometry(layers=3, heads=4, kv_heads=2, head_dim=16, several=True)
 
 
 def test_the_embedded_model(checkpoint: Path) -> None:
@@ -91,7 +91,7 @@ def test_the_cache_is_found_by_name_and_revision(hub_cache: Path) -> None:
     for revision in (None, "main", "c0ffee"):
         source = registry.resolve("3b", revision, offline=True)
         assert (source.name, source.folder, source.revision) == (QWEN3B, folder, revision)
-        assert source.geometry == ModelGeometry(layers=3, heads=4, kv_heads=2, head_dim=16)
+        assert source.geometry == ModelGeometry(layers=3, heads=4, kv_heads=2, head_dim=16, several=True)
     with pytest.raises(ModelUnavailable):
         registry.resolve("3b", "another", offline=True)
 

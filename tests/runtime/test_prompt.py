@@ -30,12 +30,14 @@ def test_masks_by_token_are_those_of_the_layouts() -> None:
         assert torch.equal(getattr(found.masks, name), getattr(given.masks, name)), name
 
 
-def test_one_video_has_a_layout_and_several_have_none() -> None:
+def test_one_video_and_several_have_a_layout() -> None:
     ids = torch.tensor([IDS[0]])
     layout = Prompt.of_ids(ids, VIDEO, grids=[(3, 1, 1)]).layout
     assert layout is not None
     assert (layout.length, layout.video.tolist(), layout.grid) == (8, [2, 3, 5], (3, 1, 1))
-    assert Prompt.of_ids(ids, VIDEO, grids=[(2, 1, 1), (1, 1, 1)]).layout is None
+    layout = Prompt.of_ids(ids, VIDEO, grids=[(2, 1, 1), (1, 1, 1)]).layout
+    assert layout is not None
+    assert layout.grids == ((2, 1, 1), (1, 1, 1))
     assert Prompt.of_ids(ids, VIDEO, grids=[(4, 1, 1)]).layout is None
 
 

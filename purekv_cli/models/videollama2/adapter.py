@@ -1,6 +1,6 @@
 """VideoLLaMA2 as an adapter: frames to squares, squares to a grid of tokens, plain one-dimensional positions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +13,7 @@ from purekv_cli.errors import UsageError
 from purekv_cli.method.layout import VideoLayout
 from purekv_cli.models import hub
 from purekv_cli.models.base import Inputs
-from purekv_cli.models.geometry import ModelGeometry
+from purekv_cli.models.geometry import ModelGeometry, one_video
 from purekv_cli.models.preprocess import PixelScale
 from purekv_cli.models.prompt import Talk
 from purekv_cli.models.videollama2.beats import BeatsSizes
@@ -110,6 +110,10 @@ class VideoLlama2Chat:
             features=vision,
             filled=torch.arange(len(head), after),
         )
+
+    def prepare_several(self, clips: Sequence[Frames], question: str) -> Inputs:
+        """Errors: UsageError, always."""
+        raise one_video(self.name)
 
     def _banks(self, frames: Frames) -> Tensor | None:
         """The filter bank of the clip's sound; None: there is none, or it was not asked for."""
