@@ -84,7 +84,9 @@ def test_it_is_written_with_the_date_that_is_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "program",
     [
-        pytest.param(words, marks=pytest.mark.skipif(not shutil.which(words[0]), reason=f"no {words[0]}"))
+        pytest.param(
+            words, marks=pytest.mark.skipif(not (shutil.which(words[0]) and shutil.which("groff")), reason="no man")
+        )
         for words in (["man", "--warnings", "-l"], ["groff", "-man", "-ww", "-Tutf8"])
     ],
     ids=lambda words: words[0],

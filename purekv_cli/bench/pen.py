@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 SCALE = 2
 INK, SOFT, GRID, PAPER = "#1d2129", "#5c6370", "#e4e7ec", "#ffffff"
 COLOURS = ("#6b7280", "#1f4e9c", "#d1495b", "#2a9d8f", "#e58f1b", "#7b4ba3", "#3a7d44", "#a0522d")
+BAND = "#f6dadd"  # around a line of the third colour
 
 Point = tuple[float, float]
 
@@ -29,6 +30,8 @@ class Drawing(Protocol):
     def dot(self, at: Point, radius: float, colour: str) -> None: ...
 
     def box(self, start: Point, end: Point, colour: str) -> None: ...
+
+    def area(self, corners: Sequence[Point], colour: str) -> None: ...
 
     def line(self, places: Sequence[Point], colour: str, width: float, dashed: bool = False) -> None: ...
 
@@ -62,6 +65,9 @@ class Pen:
 
     def box(self, start: Point, end: Point, colour: str) -> None:
         self._draw.rectangle((*_scaled(start), *_scaled(end)), fill=colour)
+
+    def area(self, corners: Sequence[Point], colour: str) -> None:
+        self._draw.polygon([_scaled(corner) for corner in corners], fill=colour)
 
     def line(self, places: Sequence[Point], colour: str, width: float, dashed: bool = False) -> None:
         thick = max(1, round(width * SCALE))

@@ -83,6 +83,9 @@ class EvalFlags:
         Path | None,
         _own("--output", "-o", help="One JSON line an answer; the same command goes on from there.", metavar="FILE"),
     ] = None
+    report: Annotated[
+        Path | None, _own("--report", help="Write a report when done: .json, .md or .html.", metavar="FILE")
+    ] = None
     export_json: Annotated[Path | None, _own("--export-json", help="Raw counts of every arm.", metavar="FILE")] = None
     export_markdown: Annotated[Path | None, _own("--export-markdown", help="The tables.", metavar="FILE")] = None
     plot: Annotated[Path | None, _own("--plot", help="Right answers over bytes kept.", metavar="FILE.png")] = None

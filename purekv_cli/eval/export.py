@@ -1,10 +1,10 @@
 """A whole eval as JSON with raw counts, and as a Markdown page that says how it was made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from purekv_cli.eval import table
+from purekv_cli.eval import page, table
 from purekv_cli.eval.summary import Line
 from purekv_cli.report.record import dumps
 
@@ -20,6 +20,13 @@ def to_markdown(facts: Mapping[str, Any], lines: Sequence[Line]) -> str:
     """For a page of docs/benchmarks."""
     made = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     return f"# purekv eval\n\n{made}\n\n{table.markdown(lines)}"
+
+
+FORMATS: dict[str, Callable[[Mapping[str, Any], Sequence[Line]], str]] = {
+    ".json": to_json,
+    ".md": to_markdown,
+    ".html": page.render,
+}
 
 
 def _arm(line: Line) -> dict[str, Any]:

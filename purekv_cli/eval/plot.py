@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from purekv_cli.bench.pen import COLOURS, GRID, INK, SOFT, Pen, Point
+from purekv_cli.bench.pen import BAND, COLOURS, GRID, INK, SOFT, Drawing, Kind, Pen, Point
 from purekv_cli.eval.arms import WHENS
 from purekv_cli.eval.summary import DENSE, OURS, Line
 
-_WIDE, _HIGH, _HEADER, _LEGEND_LINE = 460, 330, 74, 24  # of a panel, of the title, of a line of keys
+HEADER = 74  # px of title
+_WIDE, _HIGH, _LEGEND_LINE = 460, 330, 24  # of a panel, of a line of keys
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 40, 52  # margins of a panel around its axes
 _KEY = 230  # width of a key in the legend
-_OURS, _BAND, _DENSE = "#d1495b", "#f6dadd", "#1d2129"
+_OURS = COLOURS[2]
 _OTHERS = [*(colour for colour in COLOURS if colour != _OURS), "#00838f", "#9e9d24"]
 _MOMENT = {"unknown": "question unknown", "known": "question known", "prompt": "after the prompt"}
 
@@ -55,32 +56,38 @@ class _Axes:
 
 def draw(title: str, lines: Sequence[Line], path: Path) -> bool:
     """Write the picture; False when there is nothing to draw."""
-    drawn = [line for line in lines if line.asked and not line.arm.is_baseline]
-    if not drawn:
-        return False
-    suites = list(dict.fromkeys(line.suite for line in drawn))
-    moments = [when for when in WHENS if any(line.arm.when == when for line in drawn)]
-    looks = _looks(drawn)
+    if pen := drawn(title, lines, Pen):
+        pen.save(path)
+    return pen is not None
+
+
+def drawn(title: str, lines: Sequence[Line], kind: type[Kind]) -> Kind | None:
+    """The picture; None when there is nothing to draw."""
+    shown = [line for line in lines if line.asked and not line.arm.is_baseline]
+    if not shown:
+        return None
+    suites = list(dict.fromkeys(line.suite for line in shown))
+    moments = [when for when in WHENS if any(line.arm.when == when for line in shown)]
+    looks = _looks(shown)
     columns = max(1, len(moments) * _WIDE // _KEY)
     legend = -(-len(looks) // columns)
     width = max(_WIDE * len(moments), 700)
-    pen = Pen(width, _HEADER + _HIGH * len(suites) + legend * _LEGEND_LINE + 24)
+    pen = kind(width, HEADER + _HIGH * len(suites) + legend * _LEGEND_LINE + 24)
     pen.text((_LEFT - 40, 18), "Right answers over KV bytes kept", 21, INK)
     pen.text((_LEFT - 40, 46), title, 14, SOFT)
-    x = _extent_x(drawn)
+    x = _extent_x(shown)
     for row, suite in enumerate(suites):
-        of_suite = [line for line in drawn if line.suite == suite]
+        of_suite = [line for line in shown if line.suite == suite]
         dense = next((line for line in lines if line.suite == suite and line.arm.is_baseline and line.asked), None)
         for column, when in enumerate(moments):
             here = [line for line in of_suite if line.arm.when == when]
-            axes = _Axes(column * _WIDE + _LEFT, _HEADER + row * _HIGH + _TOP, x, _extent_y(of_suite, dense))
+            axes = _Axes(column * _WIDE + _LEFT, HEADER + row * _HIGH + _TOP, x, _extent_y(of_suite, dense))
             _draw_panel(pen, axes, f"{suite}, {_MOMENT[when]}", here, dense, looks)
     for at, (label, look) in enumerate(looks.items()):
-        place = (_LEFT - 40 + at % columns * _KEY, _HEADER + _HIGH * len(suites) + at // columns * _LEGEND_LINE + 10)
+        place = (_LEFT - 40 + at % columns * _KEY, HEADER + _HIGH * len(suites) + at // columns * _LEGEND_LINE + 10)
         pen.line([place, (place[0] + 36, place[1])], look.colour, look.width, dashed=look.dashed)
         pen.text((place[0] + 46, place[1]), label, 13, INK, anchor="lm")
-    pen.save(path)
-    return True
+    return pen
 
 
 def _looks(lines: Sequence[Line]) -> dict[str, _Look]:
@@ -105,7 +112,7 @@ def _extent_y(lines: Sequence[Line], dense: Line | None) -> tuple[float, float]:
 
 
 def _draw_panel(
-    pen: Pen, axes: _Axes, title: str, lines: Sequence[Line], dense: Line | None, looks: dict[str, _Look]
+    pen: Drawing, axes: _Axes, title: str, lines: Sequence[Line], dense: Line | None, looks: dict[str, _Look]
 ) -> None:
     pen.text((axes.left, axes.top - 28), title, 15, INK)
     ours = _series(lines, OURS)
@@ -125,8 +132,8 @@ def _draw_panel(
     )
     if dense:
         y = axes.place(axes.x[0], dense.share)[1]
-        pen.line([(axes.left, y), (axes.right, y)], _DENSE, 1.4, dashed=True)
-        pen.text((axes.right, y + 3), DENSE, 12, _DENSE, anchor="ra")
+        pen.line([(axes.left, y), (axes.right, y)], INK, 1.4, dashed=True)
+        pen.text((axes.right, y + 3), DENSE, 12, INK, anchor="ra")
     for label, look in reversed(looks.items()):  # ours on top
         places = [axes.place(line.kept, line.share) for line in _series(lines, label)]
         if not places:  # it could not be asked here
@@ -140,22 +147,14 @@ def _series(lines: Sequence[Line], label: str) -> list[Line]:
     return sorted((line for line in lines if line.arm.label == label), key=lambda line: line.kept)
 
 
-def _draw_band(pen: Pen, axes: _Axes, lines: Sequence[Line]) -> None:
-    """Between the intervals' ends, one upright stroke a pixel."""
+def _draw_band(pen: Drawing, axes: _Axes, lines: Sequence[Line]) -> None:
+    """Between the intervals' ends."""
 
     def side(end: int) -> list[Point]:
         return [axes.place(line.kept, min(max(line.interval[end], axes.y[0]), axes.y[1])) for line in lines]
 
-    low, high = side(0), side(1)
-    for start, end in zip(range(len(lines) - 1), range(1, len(lines)), strict=True):
-        steps = max(1, round(low[end][0] - low[start][0]))
-        for step in range(steps):
-            (x, bottom), (_, top) = (_between(edge[start], edge[end], step / steps) for edge in (low, high))
-            pen.box((x, top), (x + 1, bottom), _BAND)
-
-
-def _between(start: Point, end: Point, part: float) -> Point:
-    return start[0] + (end[0] - start[0]) * part, start[1] + (end[1] - start[1]) * part
+    if len(lines) > 1:
+        pen.area([*side(0), *reversed(side(1))], BAND)
 
 
 def _ticks(extent: tuple[float, float]) -> list[float]:

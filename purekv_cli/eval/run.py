@@ -16,7 +16,7 @@ from purekv_cli.commands.options import ClipFlags, ModelFlags, SoundFlag
 from purekv_cli.errors import BatchFailures, UsageError
 from purekv_cli.eval import plot, table
 from purekv_cli.eval.datasets import load
-from purekv_cli.eval.export import to_json, to_markdown
+from purekv_cli.eval.export import FORMATS, to_json
 from purekv_cli.eval.grading import KEY, Grading
 from purekv_cli.eval.ledger import Ledger
 from purekv_cli.eval.request import read_arms, read_suites, read_world
@@ -26,6 +26,7 @@ from purekv_cli.eval.work import Job
 from purekv_cli.models import registry
 from purekv_cli.models.hub import weight_files
 from purekv_cli.presets import choose
+from purekv_cli.report.write import write_whole
 from purekv_cli.settings import Settings, settle
 from purekv_cli.targets import check_target
 from purekv_cli.terminal import Terminal
@@ -49,6 +50,7 @@ def run(
     terminal = Terminal(flags.quiet)
     for path, suffix in ((flags.export_json, ".json"), (flags.export_markdown, ".md"), (flags.plot, ".png")):
         check_target(path, (suffix,))
+    check_target(flags.report, FORMATS)
     arms = read_arms(flags)
     settings = settle(clip, sound, model)
     rendered = where == CLIPWORLD
@@ -135,9 +137,9 @@ def _model_settings(chosen: ChosenModel) -> dict[str, Any]:
 
 def _show(flags: "EvalFlags", known: dict[str, Any], lines: Sequence[Line], title: str, terminal: Terminal) -> None:
     terminal.write(to_json(known, lines) if flags.json else table.markdown(lines))
-    for path, text in ((flags.export_json, to_json), (flags.export_markdown, to_markdown)):
+    for path in (flags.export_json, flags.export_markdown, flags.report):
         if path:
-            path.write_text(text(known, lines), encoding="utf-8")
+            write_whole(FORMATS[path.suffix.lower()](known, lines), path)
             terminal.note(f"written: {path}")
     if flags.plot and plot.draw(title, lines, flags.plot):
         terminal.note(f"written: {flags.plot}")

@@ -9,7 +9,7 @@ the same questions, against our policy, and what the next-token distribution and
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,41 @@ MOMENTS = {
 }
 
 
+Table = tuple[tuple[str, ...], ...]  # rows of cells; the first row is the head
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading and what stands under it."""
+
+    level: int
+    title: str
+    text: str
+    tables: tuple[Table, ...]
+
+
 def markdown(lines: Sequence[Line]) -> str:
     """All tables, and what went wrong."""
     parts = []
+    for section in sections(lines):
+        parts.append(f"{'#' * section.level} {section.title}")
+        parts += [section.text] if section.text else []
+        parts += [_grid(table) for table in section.tables]
+    failed = ["\n".join(f"- {failure}" for failure in failures(lines))]
+    return "\n\n".join([*parts, *(text for text in failed if text)]) + "\n"
+
+
+def sections(lines: Sequence[Line]) -> list[Section]:
+    """A suite, then every moment of pruning in it."""
+    found = []
     for suite in dict.fromkeys(line.suite for line in lines):
         of_suite = [line for line in lines if line.suite == suite]
         dense = next((line for line in of_suite if line.arm.is_baseline), None)
-        parts.append(f"## {suite}\n\n{_facts(of_suite, dense)}")
+        found.append(Section(2, suite, _facts(of_suite, dense), ()))
         for when, title in MOMENTS.items():
             here = [line for line in of_suite if line.arm.when == when and line is not dense]
-            parts += [f"### {suite}: {title}", *_tables(here, dense)] if here else []
-    return "\n\n".join([*parts, *_failures(lines)]) + "\n"
+            found += [Section(3, f"{suite}: {title}", "", tuple(_tables(here, dense)))] if here else []
+    return found
 
 
 def _facts(lines: Sequence[Line], dense: Line | None) -> str:
@@ -55,7 +79,7 @@ def _count(number: int, of: str) -> str:
     return f"{number} {of}{'' if number == 1 else 's'}"
 
 
-def _tables(lines: Sequence[Line], dense: Line | None) -> list[str]:
+def _tables(lines: Sequence[Line], dense: Line | None) -> list[Table]:
     """Of one suite and moment."""
     tables = [_matrix("right, % (95 % interval)", lines, _right)]
     if dense:
@@ -71,13 +95,17 @@ def _tables(lines: Sequence[Line], dense: Line | None) -> list[str]:
     return tables
 
 
-def _matrix(title: str, lines: Sequence[Line], cell: Callable[[Line], str]) -> str:
-    budgets = list(dict.fromkeys(line.arm.budget for line in lines))
+def _matrix(title: str, lines: Sequence[Line], cell: Callable[[Line], str]) -> Table:
+    budgets = tuple(dict.fromkeys(line.arm.budget for line in lines))
     cells = {(line.arm.label, line.arm.budget): cell(line) for line in lines}
-    rows = [[title, *budgets], ["---"] * (len(budgets) + 1)]
-    for label in dict.fromkeys(line.arm.label for line in lines):
-        rows.append([label, *(cells.get((label, budget), "") for budget in budgets)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    labels = dict.fromkeys(line.arm.label for line in lines)
+    rows = ((label, *(cells.get((label, budget), "") for budget in budgets)) for label in labels)
+    return ((title, *budgets), *rows)
+
+
+def _grid(table: Table) -> str:
+    head, *rows = table
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
 def _right(line: Line) -> str:
@@ -126,14 +154,13 @@ def _next_token(line: Line) -> str:
     return f"{100 * line.kept:.1f} %; {kl}, {agreement}"
 
 
-def _failures(lines: Iterable[Line]) -> list[str]:
+def failures(lines: Iterable[Line]) -> list[str]:
     """Errors by arm, for a table without them would flatter."""
-    said = [
-        f"- {line.suite}, {line.arm.label} {line.arm.budget}, {line.arm.when}: {count} not answered: {error}"
+    return [
+        f"{line.suite}, {line.arm.label} {line.arm.budget}, {line.arm.when}: {count} not answered: {error}"
         for line in lines
         for error, count in line.errors.items()
     ]
-    return ["\n".join(said)] if said else []
 
 
 def by_suite(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -39,8 +39,12 @@ def stats_table(answers: Sequence[Answer]) -> Table:
     """One column an answer."""
     table = Table(show_header=len(answers) > 1, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", style="dim", no_wrap=True, min_width=max(len(label) for label, _ in ROWS))
-    for answer in answers:
-        table.add_column(answer.question, justify="left", max_width=28, overflow="ellipsis", no_wrap=True)
-    for row in rows(answers):
+    shown = rows(answers)
+    for at, answer in enumerate(answers, start=1):
+        widest = max(len(row[at]) for row in shown)  # a question may be cut, a number may not
+        table.add_column(
+            answer.question, min_width=widest, max_width=max(28, widest), overflow="ellipsis", no_wrap=True
+        )
+    for row in shown:
         table.add_row(*row)
     return table

@@ -5,11 +5,11 @@ from html import escape
 
 from markupsafe import Markup
 
-from purekv_cli.bench.pen import COLOURS, GRID, INK, PAPER, SOFT, Point, text_width
+from purekv_cli.bench.pen import BAND, COLOURS, GRID, INK, PAPER, SOFT, Point, text_width
 
 _DARK = ("#9aa3b2", "#7fa8f0", "#f07f8e", "#58c5b6", "#f0b35e", "#b48fd6", "#7cc085", "#d08f63")
 SERIES = tuple(zip(COLOURS, _DARK, strict=True))  # of a line on light and on dark paper
-_NAMED = {INK: "var(--ink)", SOFT: "var(--soft)", GRID: "var(--line)", PAPER: "var(--paper)"}
+_NAMED = {INK: "var(--ink)", SOFT: "var(--soft)", GRID: "var(--line)", PAPER: "var(--paper)", BAND: "var(--band)"}
 _NAMED |= {colour: f"var(--s{at})" for at, colour in enumerate(COLOURS)}
 _ANCHORS = {"l": "start", "m": "middle", "r": "end"}
 _DROPS = {"a": 0.95, "t": 0.75, "m": 0.35}  # from the named height of a letter to its foot, in letter sizes
@@ -49,11 +49,17 @@ class SvgPen:
         place = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
         self._parts.append(f'<rect {place} style="fill: {_named(colour)}"/>')
 
+    def area(self, corners: Sequence[Point], colour: str) -> None:
+        self._parts.append(f'<polygon points="{_places(corners)}" style="fill: {_named(colour)}"/>')
+
     def line(self, places: Sequence[Point], colour: str, width: float, dashed: bool = False) -> None:
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         style = f"fill: none; stroke: {_named(colour)}; stroke-width: {width:g}"
         style += "; stroke-dasharray: 8 6" if dashed else ""
-        self._parts.append(f'<polyline points="{points}" style="{style}"/>')
+        self._parts.append(f'<polyline points="{_places(places)}" style="{style}"/>')
+
+
+def _places(points: Sequence[Point]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def _named(colour: str) -> str:

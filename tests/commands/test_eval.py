@@ -87,19 +87,21 @@ def test_help_is_light() -> None:
 
 def test_a_data_file_with_all_its_results(purekv: Purekv, way: Graders, clips: Path, tmp_path: Path) -> None:
     path = data(clips, about("a.mp4"), about("b.mp4"), about("a.mp4", "Where?", type="place"))
-    files = [tmp_path / name for name in ("found.json", "found.md", "found.png")]
-    named = [x for pair in zip(("--export-json", "--export-markdown", "--plot"), files, strict=True) for x in pair]
+    files = [tmp_path / name for name in ("found.json", "found.md", "found.png", "found.html")]
+    flags = ("--export-json", "--export-markdown", "--plot", "--report")
+    named = [x for pair in zip(flags, files, strict=True) for x in pair]
     code, out, err = purekv(path, "-m", "demo", "--policy", "purekv,random", "--budget", "0.2,0.05", *named)
     assert code == 0, err
     assert out.startswith("## mine\n")
     assert "| random | 100.0 (43.9 to 100.0) | 0.0 (0.0 to 56.1) |" in out
     assert "2 of 2 videos" in err
-    assert err.count("written") == 3
+    assert err.count("written") == 4
     record = json.loads(files[0].read_text())
     assert (record["model"], record["way"], record["data"], record["videos"]) == ("demo", "engine", "mine", 2)
     assert len(record["arms"]) == 1 + 2 * 2 * 3  # dense, then policies x budgets x moments
     assert out in files[1].read_text()
     assert files[2].stat().st_size > 5000
+    assert "<td>100.0 (43.9 to 100.0)</td>" in files[3].read_text()
     assert [len(ids) for ids, _ in way.asked] == [2, 1]  # all questions of a video together
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor
 
+from purekv_cli.bench.pen import BAND
 from purekv_cli.eval.arms import Arm
-from purekv_cli.eval.plot import _BAND, _OURS, draw
+from purekv_cli.eval.plot import _OURS, draw
 from purekv_cli.eval.records import Graded
 from purekv_cli.eval.summary import summarise
 from purekv_cli.method.policies import POLICIES
@@ -35,13 +36,13 @@ def test_ours_is_drawn_with_its_band(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     assert draw("demo", summarise(rows(("purekv", "random"))), path)
     assert share(path, _OURS) > 0.0003
-    assert share(path, _BAND) > 0.01
+    assert share(path, BAND) > 0.01
 
 
 def test_without_ours_there_is_no_band(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     assert draw("demo", summarise(rows(("random",))), path)
-    assert share(path, _BAND) == 0
+    assert share(path, BAND) == 0
 
 
 def test_every_suite_and_moment_has_a_panel(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The reports of `ask` and `bench` in a real browser: drawn, readable on a phone, light and dark, without a network."""
+"""The reports of `ask`, `bench` and `eval` in a real browser: drawn, fit for a phone, light and dark, offline."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,14 @@ import pytest
 
 from purekv_cli.app import main
 from purekv_cli.bench.page import render
+from purekv_cli.eval.arms import Arm
+from purekv_cli.eval.page import render as render_eval
+from purekv_cli.eval.summary import summarise
 from tests.bench.found import row
 from tests.bench.test_plot_stages import walked
 from tests.browser import DESKTOP, PHONE, Look, look, needs_browser
 from tests.clips import Recipe, make
+from tests.eval.graded import answers, items
 
 pytestmark = needs_browser
 SIGHTS = pytest.mark.parametrize(
@@ -70,3 +74,17 @@ def test_the_report_of_bench(tmp_path: Path, width: int, dark: bool) -> None:
     assert {"8,000", "32,000", "purekv 0.2"} <= set(lengths["labels"])
     assert len(stages["boxes"]) == 2 * 5 + 5  # two rows of five stages, and the legend
     assert "5.00x" in seen.found["text"]
+
+
+@SIGHTS
+def test_the_report_of_eval(tmp_path: Path, width: int, dark: bool) -> None:
+    asked, report = items(8, 4), tmp_path / "report.html"
+    rows = list(answers(asked, Arm("dense", "1", "unknown")))
+    for policy, wrong in (("purekv", 16), ("random", 4)):
+        rows += [row for budget in ("0.2", "0.1") for row in answers(asked, Arm(policy, budget, "unknown"), wrong)]
+    report.write_text(render_eval({"model": "demo"}, summarise(rows)), encoding="utf-8")
+    seen = look(report, tmp_path / "browser", width, dark=dark)
+    readable(seen, width, dark)
+    (drawing,) = seen.found["drawings"]
+    assert {"medium, question unknown", "purekv", "random", "dense"} <= set(drawing["labels"])
+    assert "93.8 (79.9 to 98.3)" in seen.found["text"]  # 30 of 32, Wilson

@@ -1,0 +1,37 @@
+"""The table of what answers cost, on a narrow terminal."""
+
+import io
+
+from rich.console import Console
+
+from purekv_cli.report.stats import rows, stats_table
+from purekv_cli.runtime.events import Answer, RunStats
+
+
+def answer(question: str) -> Answer:
+    stats = RunStats(
+        prompt_tokens=1048,
+        video_tokens=1024,
+        kept_tokens=209.0,
+        kv_bytes_full=2_150_000,
+        kv_bytes_kept=428_000,
+        kv_bytes_peak=700_000,
+        decode_seconds=0.1,
+        vision_seconds=0.2,
+        prefill_seconds=0.3,
+        scoring_seconds=0.01,
+        first_token_seconds=0.5,
+        tokens_per_second=30.0,
+        new_tokens=8,
+        sparse=True,
+    )
+    return Answer(question, "text", "stop", stats)
+
+
+def test_a_question_may_be_cut_but_no_number() -> None:
+    answers = [answer("why?"), answer("is there a purple ring in the clip, and where?"), answer("what?")]
+    stream = io.StringIO()
+    Console(file=stream, width=72).print(stats_table(answers))
+    head, *lines = stream.getvalue().splitlines()
+    assert "…" in head
+    assert all(" ".join(row).split() == line.split() for row, line in zip(rows(answers), lines, strict=True))
