@@ -56,10 +56,11 @@ class Plan:
     audio_tokens: int = 0  # of the clip's sound; an estimate where they depend on its length
     listens: bool = False  # to the clip's sound
     around: Around = NOTHING  # the questions
+    also: tuple["Plan", ...] = ()  # further videos of the same prompt (`together.plan_together`)
 
     @property
     def video_tokens(self) -> int:
-        return math.prod(self.grid)
+        return sum(math.prod(plan.grid) for plan in (self, *self.also))
 
     @property
     def origin(self) -> float:
@@ -195,6 +196,7 @@ class Run:
 
     plan: Plan
     frames: Frames | None = None
+    others: tuple[Frames, ...] = ()  # of the plan's further videos
     answers: list[Answer] = field(default_factory=list)
     session: "Session | None" = None  # the engine's, as the last answer left it
     shelf: "Shelf | None" = None  # where what is kept of the clip outlives this process; None: nowhere
@@ -216,6 +218,7 @@ class Run:
         if self.frames is None:
             frames = decode(self.plan.info, self.plan.sample, self.plan.size, on_frame=_told(tell))
             self.frames = self.with_sound(frames)
+            self.others = tuple(decode(o.info, o.sample, o.size, on_frame=_told(tell)) for o in self.plan.also)
         return self.frames
 
     def ask(
@@ -252,7 +255,9 @@ class Run:
         return self.answers[-1]
 
     def mentions(self, answer: Answer) -> list[Mention]:
-        """The times that the answer speaks of, held against the clip."""
+        """The times that the answer speaks of, held against the clip; of several clips nobody knows which is meant."""
+        if self.plan.also:
+            return []
         span = self.plan.sample.start, self.plan.sample.end
         seen = self.plan.sample.times if self.frames is None else self.frames.times.tolist()
         return mentions(answer.text, self.plan.origin, span, seen)
@@ -283,6 +288,12 @@ class Run:
         """The inputs of the clip and a question, and the seconds they took."""
         from purekv_cli.runtime.vision_stream import decode_and_embed
 
+        if self.plan.also:
+            clips = [self.decode(tell), *self.others]
+            began = time.perf_counter()
+            inputs = adapter.prepare_several(clips, question)
+            decoding = sum(frames.decode_seconds for frames in clips)
+            return inputs, {"decode_seconds": decoding, "prepare_seconds": time.perf_counter() - began}
         frames, features = self.frames, None
         if frames is None:
             plan = self.plan
@@ -306,5 +317,7 @@ class Run:
     def damage(self) -> tuple[str, ...]:
         """What was wrong with the file, and where the plan gave less than was asked for."""
         plan, seen = self.plan, self.frames or self.recalled
-        notes = (seen.damage if seen else plan.info.damage, plan.sample.note, plan.around.note)
+        notes = [seen.damage if seen else plan.info.damage, plan.sample.note, plan.around.note]
+        for other, frames in zip(plan.also, self.others, strict=False):
+            notes += [f"{other.info.path.name}: {note}" for note in (frames.damage, other.sample.note) if note]
         return tuple(note for note in notes if note)

@@ -14,8 +14,8 @@ from purekv_cli.answers.times import outside
 from purekv_cli.commands.model import ChosenModel, choose_model
 from purekv_cli.demo import NOTICE
 from purekv_cli.kernels import allow
-from purekv_cli.pipeline import Plan, Run, make_plan, shares_prefill, with_text
-from purekv_cli.report.build import build, plan_facts, plan_line, video_facts
+from purekv_cli.pipeline import Plan, Run, shares_prefill, with_text
+from purekv_cli.report.build import also_facts, build, plan_facts, plan_line, video_facts
 from purekv_cli.report.record import SCHEMA_VERSION, dumps, to_json
 from purekv_cli.report.stats import stats_table
 from purekv_cli.report.write import check_target, write_report
@@ -23,6 +23,7 @@ from purekv_cli.runtime.events import Answer, Event, Progress, Text
 from purekv_cli.settings import OutputSettings, Settings
 from purekv_cli.store.shelf import Shelf, open_shelf
 from purekv_cli.terminal import Terminal
+from purekv_cli.together import plan_together
 from purekv_cli.video.info import VideoInfo
 from purekv_cli.video.probe import probe
 from purekv_cli.video.source import Local
@@ -35,8 +36,14 @@ ROOM = "note: free memory has room for about {} of {} video tokens; choose with 
 SHARE = "policy {} reads the question, so the video is prefilled once per question; --observe template shares it"
 
 
-def answer(video: Path | Local, questions: Sequence[str], settings: Settings, schema: Schema | None = None) -> None:
-    """Answer the questions about the video as the settings say, and show it.
+def answer(
+    video: Path | Local,
+    questions: Sequence[str],
+    settings: Settings,
+    schema: Schema | None = None,
+    also: Sequence[Local] = (),
+) -> None:
+    """Answer the questions about the video (`also`: about all of them) as the settings say, and show it.
 
     With a schema stdout holds the answers' JSON alone, one a line.
 
@@ -47,7 +54,7 @@ def answer(video: Path | Local, questions: Sequence[str], settings: Settings, sc
     terminal = Terminal(output.quiet)
     if output.report and not output.dry_run:
         check_target(output.report)
-    plan, model = planned(video, settings, terminal, schema.form if schema else "")
+    plan, model = planned(video, settings, terminal, schema.form if schema else "", also)
     if len(questions) > 1 and not shares_prefill(plan.method):
         terminal.note(SHARE.format(plan.method.policy))
     if output.dry_run:
@@ -70,46 +77,57 @@ def answer(video: Path | Local, questions: Sequence[str], settings: Settings, sc
         checked.finish()
 
 
-def planned(video: Path | Local, settings: Settings, terminal: Terminal, form: str = "") -> tuple[Plan, ChosenModel]:
+def planned(
+    video: Path | Local, settings: Settings, terminal: Terminal, form: str = "", also: Sequence[Local] = ()
+) -> tuple[Plan, ChosenModel]:
     """What will be read, and by which model; said on stderr. No weights are loaded and nothing is decoded.
 
     Args:
         form: what the questions say of the answer's form.
+        also: further videos of the same prompt.
 
     Raises:
         UnreadableInput, UsageError, ModelUnavailable, OutOfResources: no such file, model, device, policy, range.
     """
-    info = probe(video)
+    info, *others = (probe(each) for each in (video, *also))
     model = choose_model(settings, terminal)
-    plan = plan_for(info, model, model.room(), settings, terminal, form)
+    plan = plan_for(info, model, model.room(), settings, terminal, form, others)
     if model.source.is_demo:
         terminal.note(NOTICE, style="yellow")
     return plan, model
 
 
 def plan_for(
-    info: VideoInfo, model: ChosenModel, room: int | None, settings: Settings, terminal: Terminal, form: str = ""
+    info: VideoInfo,
+    model: ChosenModel,
+    room: int | None,
+    settings: Settings,
+    terminal: Terminal,
+    form: str = "",
+    also: Sequence[VideoInfo] = (),
 ) -> Plan:
-    """The plan for a clip, told with its notes; `room`: of `ChosenModel.room`, before the weights are there."""
-    wanted = (info, model.geometry, model.names, settings, model.dtype.itemsize)
+    """The plan for a clip or several, told with its notes; `room`: of `ChosenModel.room`, before weights are there."""
+    wanted = ((info, *also), model.geometry, model.names, settings, model.dtype.itemsize)
     stages = terminal.stages()
-    plan = make_plan(*wanted, tell=lambda event: stages.update(event) if isinstance(event, Progress) else None)
+    plan = plan_together(*wanted, tell=lambda event: stages.update(event) if isinstance(event, Progress) else None)
     stages.clear()
     if room is not None and 0 < room < plan.video_tokens:
         terminal.note(ROOM.format(room, plan.video_tokens), style="yellow")
-        plan = make_plan(plan.info, *wanted[1:], room)
+        plan = plan_together([each.info for each in (plan, *plan.also)], *wanted[1:], room)
     plan = with_text(plan, settings.subtitles, model.source.folder, form)
     terminal.note(plan_line(plan, model.describe()))
-    for note in (info.damage, plan.sample.note, plan.around.note):
-        if note:
-            terminal.note(f"note: {note}", style="yellow")
+    for each in (plan, *plan.also):
+        for note in (each.info.damage, each.sample.note, each.around.note):
+            if note:
+                name = f"{each.info.path.name}: " if plan.also else ""
+                terminal.note(f"note: {name}{note}", style="yellow")
     return plan
 
 
 def show_plan(plan: Plan, model: ChosenModel, output: OutputSettings, terminal: Terminal) -> None:
     """What --dry-run leaves on stdout."""
     if output.json:
-        facts = {"video": video_facts(plan.info), **plan_facts(plan), "model": model.facts()}
+        facts = {"video": video_facts(plan.info), **plan_facts(plan), "model": model.facts(), **also_facts(plan)}
         terminal.write(dumps({"schema_version": SCHEMA_VERSION, **facts}))
 
 
@@ -155,6 +173,10 @@ def read_frames(run: Run, screen: "Screen", terminal: Terminal) -> None:
     if damage and damage != run.plan.info.damage:
         screen.stages.clear()
         terminal.note(f"note: {damage}", style="yellow")
+    for other, frames in zip(run.plan.also, run.others, strict=True):
+        if frames.damage and frames.damage != other.info.damage:
+            screen.stages.clear()
+            terminal.note(f"note: {other.info.path.name}: {frames.damage}", style="yellow")
 
 
 def load(model: ChosenModel, settings: Settings, screen: "Screen", terminal: Terminal) -> "Adapter":

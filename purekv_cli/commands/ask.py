@@ -1,5 +1,6 @@
 """`purekv ask`: one video, one or more questions, answers on stdout."""
 
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from purekv_cli.commands.options import (
     with_flags,
 )
 from purekv_cli.commands.source import HELP, opened
+from purekv_cli.errors import UsageError
 from purekv_cli.settings import settle
 
 
@@ -32,6 +34,10 @@ def ask(
             "--schema", help="Answer as JSON that is valid under this JSON schema, or fail.", metavar="FILE|JSON"
         ),
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", help="One more video in the same question; repeat it.", metavar="VIDEO"),
+    ] = None,
     *,
     clip: ClipFlags,
     sound: SoundFlag,
@@ -44,6 +50,8 @@ def ask(
     """Ask about a video: answers go to stdout, everything else to stderr."""
     settings = settle(clip, sound, subtitles, model, method, cache, output)
     questions = at_least_one(question, more)
+    if [video, *(also or ())].count("-") > 1:
+        raise UsageError("only one video can come from stdin", "Give the others by their paths.")
     wanted = None
     if schema is not None:
         from purekv_cli.answers.schema import Schema
@@ -51,5 +59,6 @@ def ask(
         wanted = Schema.read(schema)
     from purekv_cli.commands.answering import answer
 
-    with opened(video, settings) as found:
-        answer(found, questions, settings, wanted)
+    with ExitStack() as stack:
+        found, *others = (stack.enter_context(opened(each, settings)) for each in (video, *(also or ())))
+        answer(found, questions, settings, wanted, others)

@@ -65,9 +65,17 @@ def plan_facts(plan: Plan) -> dict[str, dict[str, Any]]:
     }
 
 
+def also_facts(plan: Plan) -> dict[str, Any]:
+    """The JSON section "also" of a plan with further videos: of each, "video" and "sample"."""
+    also = [{"video": video_facts(other.info), "sample": plan_facts(other)["sample"]} for other in plan.also]
+    return {"also": also} if also else {}
+
+
 def plan_line(plan: Plan, model: str) -> str:
     """One line for people: what will be read, by what, at which cost."""
-    rows, columns = plan.size
+    every = (plan, *plan.also)
+    names = " + ".join(f"{p.info.path.name} {clock(p.sample.start)}-{clock(p.sample.end)}" for p in every)
+    frames = " + ".join(f"{len(p.sample.times)} frames of {p.size[1]}x{p.size[0]}" for p in every)
     full, kept = plan.kv_bytes
     cache = f"KV cache about {size(full)}"
     if kept < full:
@@ -76,8 +84,8 @@ def plan_line(plan: Plan, model: str) -> str:
     words = plan.around.subtitles or "a schema"
     text = f" and {plan.around.tokens} of text ({words})" if plan.around.tokens else ""
     parts = [
-        f"{plan.info.path.name} {clock(plan.sample.start)}-{clock(plan.sample.end)}",
-        f"{len(plan.sample.times)} frames of {columns}x{rows}, {plan.video_tokens} tokens{sound}{text}",
+        names,
+        f"{frames}, {plan.video_tokens} tokens{sound}{text}",
         model,
         f"policy {plan.method.policy}, budget {plan.method.budget}",
         cache,
@@ -98,15 +106,7 @@ def build(run: Run, model: dict[str, Any], verdicts: Sequence[dict[str, Any]] = 
     facts = plan_facts(plan)
     calibrated = "" if plan.preset.calibrated else ", not calibrated"
     summary = (
-        (
-            "video",
-            f"{info.path.name}: {info.codec} in {info.container}, {info.width}x{info.height}, {clock(info.duration)}",
-        ),
-        (
-            "frames",
-            f"{len(plan.sample.times)} of {plan.size[1]}x{plan.size[0]}, {clock(plan.sample.start)} to "
-            f"{clock(plan.sample.end)}, one every {plan.sample.seconds_per_frame:.3g} s",
-        ),
+        *(row for each in (plan, *plan.also) for row in _seen(each)),
         ("model", f"{model['name']}, {model['dtype']} on {model['device']}"),
         ("method", f"policy {plan.method.policy}, budget {plan.method.budget}, preset {plan.preset.name}{calibrated}"),
         ("device", device),
@@ -114,7 +114,7 @@ def build(run: Run, model: dict[str, Any], verdicts: Sequence[dict[str, Any]] = 
     )
     times_said = [{"times": [asdict(mention) for mention in run.mentions(answer)]} for answer in run.answers]
     return Record(
-        title=info.path.name,
+        title=" + ".join(each.info.path.name for each in (plan, *plan.also)),
         video=video_facts(info),
         sample=facts["sample"],
         model=model | {"device_name": device},
@@ -124,7 +124,25 @@ def build(run: Run, model: dict[str, Any], verdicts: Sequence[dict[str, Any]] = 
         damage=run.damage,
         summary=summary,
         versions=found,
+        also=tuple(also_facts(plan).get("also", ())),
         strip=tuple(strip(run.frames)) if run.frames else run.recalled.strip if run.recalled else (),
+    )
+
+
+def _seen(plan: Plan) -> tuple[tuple[str, str], ...]:
+    """What is told to people of one video: (label, text)."""
+    info, sample = plan.info, plan.sample
+    often = f"one every {sample.seconds_per_frame:.3g} s{'' if sample.even else ' on average'}"
+    rows, columns = plan.size
+    return (
+        (
+            "video",
+            f"{info.path.name}: {info.codec} in {info.container}, {info.width}x{info.height}, {clock(info.duration)}",
+        ),
+        (
+            "frames",
+            f"{len(sample.times)} of {columns}x{rows}, {clock(sample.start)} to {clock(sample.end)}, {often}",
+        ),
     )
 
 

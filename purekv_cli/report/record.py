@@ -27,6 +27,7 @@ class Record:
     versions: dict[str, str]  # of purekv and what computes for it
     found: tuple[dict[str, Any], ...] = ()  # per answer, in its text: times, and JSON where that was asked for
     strip: tuple[tuple[str, bytes], ...] = ()  # a few frames: (time, JPEG)
+    also: tuple[dict[str, Any], ...] = ()  # of further videos, "video" and "sample" each
 
     @property
     def stats(self) -> Any:
@@ -43,6 +44,7 @@ def as_dict(record: Record) -> dict[str, Any]:
         "versions": record.versions,
         "video": record.video,
         "sample": record.sample,
+        **({"also": list(record.also)} if record.also else {}),
         "model": record.model,
         "method": record.method,
         "answers": [_answer(answer) | more for answer, more in zip(record.answers, found, strict=True)],

@@ -85,7 +85,7 @@ class Shelf:
 def open_shelf(plan: Plan, model: "ChosenModel", settings: Settings, terminal: Terminal) -> Shelf | None:
     """Where the prefill of this plan is kept; None: nowhere, as was asked for or because nothing can be shared."""
     wanted, folder, method = settings.cache, model.source.folder, plan.method
-    if wanted.cache is False or folder is None:
+    if wanted.cache is False or folder is None or plan.also:
         return None
     if not shares_prefill(method):
         if wanted.cache:
