@@ -1,6 +1,7 @@
 """What answers cost, as a table: memory, then the time of every stage apart, so that no fast part hides a slow one."""
 
 from collections.abc import Callable, Sequence
+from textwrap import shorten
 
 from rich.table import Table
 
@@ -41,10 +42,9 @@ def stats_table(answers: Sequence[Answer]) -> Table:
     table.add_column("", style="dim", no_wrap=True, min_width=max(len(label) for label, _ in ROWS))
     shown = rows(answers)
     for at, answer in enumerate(answers, start=1):
-        widest = max(len(row[at]) for row in shown)  # a question may be cut, a number may not
-        table.add_column(
-            answer.question, min_width=widest, max_width=max(28, widest), overflow="ellipsis", no_wrap=True
-        )
+        widest = max(len(row[at]) for row in shown)  # a question may be cut or wrapped, a number may not
+        question = shorten(answer.question, 64, placeholder=" …")
+        table.add_column(question, min_width=widest, max_width=max(28, widest), vertical="bottom")
     for row in shown:
         table.add_row(*row)
     return table

@@ -28,10 +28,13 @@ def answer(question: str) -> Answer:
     return Answer(question, "text", "stop", stats)
 
 
-def test_a_question_may_be_cut_but_no_number() -> None:
-    answers = [answer("why?"), answer("is there a purple ring in the clip, and where?"), answer("what?")]
+def test_a_question_is_wrapped_or_cut_but_no_number_is() -> None:
+    answers = [answer("why?"), answer("is there a purple ring, and " + "where, and " * 20 + "when?"), answer("what?")]
     stream = io.StringIO()
     Console(file=stream, width=72).print(stats_table(answers))
-    head, *lines = stream.getvalue().splitlines()
-    assert "…" in head
-    assert all(" ".join(row).split() == line.split() for row, line in zip(rows(answers), lines, strict=True))
+    found = rows(answers)
+    lines = stream.getvalue().splitlines()
+    head, body = lines[: -len(found)], lines[-len(found) :]
+    assert 1 < len(head) < 6
+    assert "…" in "".join(head)
+    assert [line.split() for line in body] == [" ".join(row).split() for row in found]
