@@ -1,8 +1,10 @@
 """What a session needs to answer further questions about a clip, apart from the model: its cache where they begin."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +14,9 @@ from purekv_cli.runtime.cache import CompactCache
 
 if TYPE_CHECKING:
     from purekv_cli.runtime.session import Session
+
+
+_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,21 @@ class Snapshot:
     def cache(self, devices: list[torch.device]) -> CompactCache:
         """A cache to go on with, each layer on its device."""
         cache = CompactCache(len(self.layers))
-        for layer, tensors, device in zip(cache.layers, self.layers, devices, strict=True):
-            keys, values, positions = (tensor.to(device) for tensor in tensors)
+        wanted = [(tensor, device) for layer, device in zip(self.layers, devices, strict=True) for tensor in layer]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            there = list(pool.map(lambda pair: _moved(*pair), wanted))
+        for index, layer in enumerate(cache.layers):
+            keys, values, positions = there[3 * index : 3 * index + 3]
             layer.adopt(keys, values, positions.long(), self.mark)
         return cache
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device; a GPU fetches it from pinned memory, of which there is only as much as threads work at once."""
+    if tensor.device.type != "cpu" or device.type != "cuda":
+        return tensor.to(device)
+    pinned = torch.empty(tensor.nbytes, dtype=torch.uint8, pin_memory=True)
+    np.copyto(pinned.numpy(), tensor.contiguous().flatten().view(torch.uint8).numpy())
+    there = pinned.to(device, non_blocking=True)
+    torch.cuda.current_stream(device).synchronize()
+    return there.view(tensor.dtype).view(tensor.shape)

@@ -43,7 +43,8 @@ def make_key(plan: Plan, model: str, folder: Path, dtype: "torch.dtype", device:
     video, method, sample = digest(plan.info.path), plan.method, plan.sample
     decides = {
         "format": FORMAT,
-        "versions": [__version__, *(version(name) for name in ("torch", "transformers", "av"))],
+        "version": __version__,
+        "libraries": _libraries(),
         "code": _code(),
         "video": [plan.info.kind, video],
         "times": sample.times,
@@ -83,6 +84,11 @@ def _machine(device: "torch.device") -> str:
     import torch
 
     return torch.cuda.get_device_name(device)
+
+
+@cache
+def _libraries() -> list[str]:
+    return [version(name) for name in ("torch", "transformers", "av")]
 
 
 @cache
