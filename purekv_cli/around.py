@@ -69,6 +69,6 @@ def find_text(
             f"{made.shown} of {made.there} subtitles, evenly chosen: all of them are more than {wish.subs_tokens} "
             "tokens (--subs-tokens)"
         )
-    said = f"{made.shown} subtitles of {found.source}" if made.shown else None
+    said = f"{made.shown} subtitle{'s' * (made.shown > 1)} of {found.source}" if made.shown else None
     tokens = count(made.text) + count(form)
     return Around(made.text, form, tokens, said, note)
