@@ -9,7 +9,7 @@ from tests.models.families.sample import DECODER, Grid, Sample, plain_positions
 SPECIAL = ("<|endoftext|>", "<|im_end|>", "<|im_start|>", "<image>", "<video>")
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }} {% for c in m.content %}{% if c.type == 'video' %}<video>"
-    "{% endif %}{% endfor %}{% for c in m.content %}{% if c.type == 'text' %}\n{{ c.text }}{% endif %}{% endfor %}"
+    "{% endif %}{% endfor %}{% for c in m.content %}{% if c.type == 'text' %}{{ '\n' + c.text }}{% endif %}{% endfor %}"
     "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SIGLIP = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}

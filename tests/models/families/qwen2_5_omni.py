@@ -114,7 +114,7 @@ def rope_index(case: Case) -> Tensor:
 SAMPLE = Sample(
     architecture="Qwen2_5OmniModel",
     special=SPECIAL,
-    template=CHATML.replace("VIDEO", PLACEHOLDER),
+    template="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + CHATML.replace("VIDEO", PLACEHOLDER),
     config=config,
     keys=(
         "thinker.visual.blocks.0.attn.q.weight",
