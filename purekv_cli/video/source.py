@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -23,6 +22,7 @@ from urllib.request import Request, urlopen
 
 from purekv_cli import __version__
 from purekv_cli.errors import OutOfResources, UnreadableInput, UsageError
+from purekv_cli.video.passing import passing_folder
 
 STDIN = "-"
 PATIENCE = 30.0  # s without a byte from the network
@@ -71,7 +71,7 @@ def local(
         return
     if offline and is_url(video):
         raise UsageError("--offline was given, and the video is on the network", "Download it first, or go online.")
-    with TemporaryDirectory(prefix="purekv-", ignore_cleanup_errors=True) as folder:
+    with passing_folder() as folder:
         if video == STDIN:
             path = Path(folder, "stdin")
             with path.open("wb") as file:

@@ -3,6 +3,7 @@
 import io
 import shutil
 import ssl
+import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -53,6 +54,33 @@ def test_stdin_is_a_file_until_the_end(web: Path, monkeypatch: pytest.MonkeyPatc
         info = probe(found)
         assert (info.frame_count, info.source, info.path.name) == (48, "-", "stdin")
     assert list(own_temporary_folder.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(
+    web: Path, monkeypatch: pytest.MonkeyPatch, own_temporary_folder: Path
+) -> None:
+    """But not what a living one still reads, nor what was made this very moment, nor anybody else's folder."""
+    code = f"""
+import os, signal, sys, tempfile
+tempfile.tempdir = {str(own_temporary_folder)!r}
+from purekv_cli.video.source import local
+with local("-"):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code], input=NOISE, check=False)
+    (left,) = own_temporary_folder.iterdir()
+    assert (left / "stdin").stat().st_size == len(NOISE)
+    other = own_temporary_folder / "purekv-something"
+    other.mkdir()
+    pipe(monkeypatch, NOISE)
+    with local("-") as kept:
+        assert left.exists()
+        monkeypatch.setattr("purekv_cli.video.passing.YOUNG", 0.0)
+        pipe(monkeypatch, NOISE)
+        with local("-"):
+            assert not left.exists()
+            assert kept.path.exists()
+    assert list(own_temporary_folder.iterdir()) == [other]
 
 
 def test_it_is_gone_after_an_error_too(web: Path, monkeypatch: pytest.MonkeyPatch, own_temporary_folder: Path) -> None:
