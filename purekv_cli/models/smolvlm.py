@@ -1,7 +1,7 @@
 """SmolVLM2: a sentence about the video, then every frame as an image behind its time stamp.
 
 The library resizes with Lanczos, which torch does not have; here it is bicubic. It has a template of its own for
-videos: the checkpoints know images only.
+videos, too, whatever the checkpoint's says.
 """
 
 from datetime import timedelta
