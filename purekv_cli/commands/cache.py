@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from purekv_cli.store.folder import Entry, Folder
 
 What = Annotated[Literal["list", "clear"], typer.Argument(help="What to do: list or clear.", show_default=False)]
-Video = Annotated[Path | None, typer.Argument(help="Only what was kept of this video.", metavar="[VIDEO]")]
+Video = Annotated[str | None, typer.Argument(help="Only what was kept of this video.", metavar="[VIDEO]")]
 
 
 @with_flags
@@ -34,14 +34,14 @@ def cache(what: What = "list", video: Video = None, *, flags: JsonFlag) -> None:
         _list(folder, entries, as_json=flags.json)
 
 
-def _of(video: Path, entries: "list[Entry]") -> "list[Entry]":
+def _of(video: str, entries: "list[Entry]") -> "list[Entry]":
     """By its content, whatever it is called now; by the name it had, whatever has become of it."""
     from purekv_cli.store.content import digest
 
-    content = digest(video) if video.exists() else None
-    known = [(entry, entry.header) for entry in entries]
-    path = str(video.absolute())
-    return [entry for entry, header in known if header and (header.video == content or header.facts["path"] == path)]
+    path = Path(video)
+    content = digest(path) if path.exists() else None
+    names, known = (video, str(path.absolute())), [(entry, entry.header) for entry in entries]
+    return [entry for entry, header in known if header and (header.video == content or header.facts["path"] in names)]
 
 
 def _clear(folder: "Folder", entries: "list[Entry]", as_json: bool | None) -> None:

@@ -56,7 +56,7 @@ def make_key(plan: Plan, model: str, folder: Path, dtype: "torch.dtype", device:
         "method": asdict(method),
     }
     facts = {
-        "path": str(plan.info.path.absolute()),
+        "path": plan.info.source or str(plan.info.path.absolute()),
         "start": sample.start,
         "end": sample.end,
         "frames": len(sample.times),

@@ -75,11 +75,12 @@ class Shelf:
             place = self.folder.place(self.key.name)
             self.folder.make_room(need, self.limit, place)
             write(place, self.key, kept, tensors)
+            bytes_ = place.stat().st_size
         except (NotKept, OSError, SafetensorError) as error:
             self.terminal.note(f"not kept for later questions: {error}")
             return
         self.known = True
-        self.terminal.note(f"kept for later questions: {size(need)} (purekv cache lists it, --no-cache keeps nothing)")
+        self.terminal.note(f"kept for later questions: {size(bytes_)} (purekv cache lists it, --no-cache keeps nothing)")
 
 
 def open_shelf(plan: Plan, model: "ChosenModel", settings: Settings, terminal: Terminal) -> Shelf | None:
