@@ -10,6 +10,7 @@ from rich.table import Table
 from purekv_cli.chat.state import Chat
 from purekv_cli.errors import UsageError, unknown
 from purekv_cli.terminal import Terminal
+from purekv_cli.video.source import is_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ def _leave(chat: Chat, _: str) -> None:
 
 
 COMMANDS = (
-    Command(("/video",), "Another clip; the history starts anew.", lambda chat, it: chat.video(_path(it)), "PATH"),
+    Command(("/video",), "Another clip; the history starts anew.", lambda chat, it: chat.video(_as_meant(it)), "PATH"),
     Command(
         ("/budget",),
         "Read the clip anew, pruned to 0.1, 4096t or 64MiB; the history starts anew.",
@@ -40,7 +41,7 @@ COMMANDS = (
     ),
     Command(("/reset", "/new"), "Forget what was said; the clip stays.", lambda chat, _: chat.reset()),
     Command(("/stats",), "Memory and times of the last answers.", lambda chat, _: chat.stats()),
-    Command(("/save",), "Write the whole chat: .md or .json.", lambda chat, it: chat.save(_path(it)), "FILE"),
+    Command(("/save",), "Write the whole chat: .md or .json.", lambda chat, it: chat.save(Path(_as_meant(it))), "FILE"),
     Command(("/quit", "/exit"), "Leave; so do Ctrl-D, and Ctrl-C at the prompt.", _leave),
 )
 HELP = "/help"
@@ -74,11 +75,13 @@ def _help() -> Table:
     return table
 
 
-def _path(text: str) -> Path:
+def _as_meant(text: str) -> str:
     """A path as it was typed, or as a terminal writes one that was dropped into it: quoted or with backslashes."""
+    if is_url(text):
+        return text
     typed = Path(text).expanduser()
     try:
         parts = shlex.split(text)
     except ValueError:  # an open quote
-        return typed
-    return typed if typed.exists() or len(parts) != 1 else Path(parts[0]).expanduser()
+        parts = []
+    return str(typed if typed.exists() or len(parts) != 1 else Path(parts[0]).expanduser())

@@ -2,50 +2,53 @@
 
 import sys
 import traceback
-from contextlib import closing, suppress
-from pathlib import Path
+from contextlib import ExitStack, closing, suppress
 
 import typer
 
 from purekv_cli.chat.commands import Leave, perform
 from purekv_cli.chat.lines import lines
-from purekv_cli.chat.state import Chat
-from purekv_cli.commands.answering import Screen, load, planned, read_frames
+from purekv_cli.chat.state import Chat, found_as, read
+from purekv_cli.commands.answering import Screen, load, planned
 from purekv_cli.errors import PureKVError
-from purekv_cli.pipeline import Run
 from purekv_cli.settings import Settings
 from purekv_cli.terminal import Terminal
 
 
-def run(video: Path, settings: Settings) -> None:
+def run(video: str, settings: Settings) -> None:
     """Talk about the video until the input ends.
 
     Raises:
         typer.Exit: with 1, when a line of a pipe failed.
     """
     terminal = Terminal(settings.output.quiet)
-    plan, model = planned(video, settings, terminal)
-    if settings.output.dry_run:
-        return
-    room = model.room()  # of a clip: before the weights take theirs
-    screen = Screen(terminal, [], silent=False, stream=False)
-    try:
-        clip = Run(plan)
-        read_frames(clip, screen, terminal)
-        adapter = load(model, settings, screen, terminal)
-    finally:
-        screen.close()
-    chat = Chat(settings, model, room, adapter, terminal)
-    chat.begin(clip)
-    alone = not sys.stdin.isatty()
-    if not alone:
+    with ExitStack() as sources:
+        plan, model = planned(found_as(video, settings, sources), settings, terminal)
+        if settings.output.dry_run:
+            return
+        room = model.room()  # before the weights take theirs
+        clip = read(plan, model, settings, terminal)
+        screen = Screen(terminal, [], silent=True, stream=False)
+        try:
+            adapter = load(model, settings, screen, terminal)
+        finally:
+            screen.close()
+        chat = Chat(settings, model, room, adapter, terminal, sources)
+        chat.begin(clip)
+        failed = _talk(chat, terminal, settings.output.verbose)
+    if failed and not sys.stdin.isatty():
+        raise typer.Exit(1)
+
+
+def _talk(chat: Chat, terminal: Terminal, verbose: bool) -> bool:
+    """Whether anything failed."""
+    if sys.stdin.isatty():
         terminal.note("Ask about the clip; /help lists the commands.")
     failed = False
     with closing(lines(terminal)) as entered, suppress(Leave):
         for line in entered:
-            failed |= not _done(line, chat, terminal, settings.output.verbose)
-    if alone and failed:
-        raise typer.Exit(1)
+            failed |= not _done(line, chat, terminal, verbose)
+    return failed
 
 
 def _done(line: str, chat: Chat, terminal: Terminal, verbose: bool) -> bool:

@@ -1,5 +1,6 @@
 """A chat between two lines: the loaded model, the clip it is about, and all that was said."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,41 +8,71 @@ from purekv_cli.chat.transcript import save
 from purekv_cli.chat.turn import first_ctrl_c, said, take_turn
 from purekv_cli.commands.answering import Screen, generation, plan_for, read_frames, tell_ways
 from purekv_cli.commands.model import ChosenModel
+from purekv_cli.commands.source import opened
 from purekv_cli.errors import UsageError
 from purekv_cli.models.base import Adapter
-from purekv_cli.pipeline import Run
+from purekv_cli.pipeline import Plan, Run
 from purekv_cli.report.stats import stats_table
-from purekv_cli.runtime.engine import Engine
 from purekv_cli.settings import Settings
+from purekv_cli.store.shelf import open_shelf
 from purekv_cli.terminal import Terminal
+from purekv_cli.video.frames import Frames
 from purekv_cli.video.probe import probe
+from purekv_cli.video.source import STDIN, Local
 
 SHOWN = 4  # answers that /stats has room for
+
+
+def found_as(name: str, settings: Settings, sources: ExitStack) -> Local:
+    """The video behind a name; a download stays until `sources` is closed.
+
+    Raises:
+        UsageError: stdin, where the questions come from. UnreadableInput, OutOfResources: it cannot be downloaded.
+    """
+    if name == STDIN:
+        raise UsageError("questions come on stdin, so the video cannot", "Give a file or an address.")
+    return sources.enter_context(opened(name, settings))
+
+
+def read(plan: Plan, model: ChosenModel, settings: Settings, terminal: Terminal, frames: Frames | None = None) -> Run:
+    """The plan's clip, decoded unless its cache is on the disk or its frames are at hand."""
+    run = Run(plan, frames, shelf=open_shelf(plan, model, settings, terminal))
+    screen = Screen(terminal, [], silent=True, stream=False)
+    try:
+        if not run.recall():
+            read_frames(run, screen, terminal)
+    finally:
+        screen.close()
+    return run
 
 
 class Chat:
     """What the commands of a chat do; each of them leaves the chat as it was when it fails."""
 
-    def __init__(self, settings: Settings, model: ChosenModel, room: int | None, adapter: Adapter, terminal: Terminal):
+    def __init__(
+        self,
+        settings: Settings,
+        model: ChosenModel,
+        room: int | None,
+        adapter: Adapter,
+        terminal: Terminal,
+        sources: ExitStack,
+    ) -> None:
+        """`room`: for video tokens, of `ChosenModel.room`; `sources`: keeps what is downloaded until the end."""
         self._settings, self._model, self._room, self._adapter = settings, model, room, adapter
-        self._terminal = terminal
-        self._parts: list[Run] = []  # from one start of the history to the next; only the last has a session
+        self._terminal, self._sources = terminal, sources
+        self._parts: list[Run] = []  # from one start of the history to the next
 
     def ask(self, question: str) -> None:
         """The next turn: the answer goes to stdout. Ctrl-C ends the answer; what was said of it stays in the chat."""
         part, output = self._parts[-1], self._settings.output
         assert part.session is not None
+        first = not part.answers
+        full = part.plan.around.question(question) if first else question
         screen = Screen(self._terminal, [question], silent=False, stream=not output.no_stream)
         try:
             with first_ctrl_c() as pressed:
-                answer = take_turn(
-                    part.session,
-                    question,
-                    generation(self._settings),
-                    screen.show,
-                    pressed,
-                    first=not part.answers,
-                )
+                answer = take_turn(part.session, full, generation(self._settings), screen.show, pressed, first=first)
         finally:
             screen.close()
         if not said(answer):
@@ -49,54 +80,49 @@ class Chat:
             return
         if answer.finish == "interrupted":
             self._terminal.note("interrupted: the chat goes on after what was said")
+        answer = replace(answer, question=question)
         part.answers.append(answer)
         tell_ways(part.plan, [answer], self._settings, self._terminal)
         if output.stats:
             self._terminal.show(stats_table([answer]))
+        if first:
+            part.keep()
 
-    def begin(self, run: Run) -> None:
-        """Talk about the run's clip, whose frames are decoded, from now on."""
-        screen = Screen(self._terminal, [], silent=False, stream=False)
+    def begin(self, part: Run) -> None:
+        """Talk about the clip that was read, from now on."""
+        screen = Screen(self._terminal, [], silent=True, stream=False)
         try:
-            run.open(self._adapter, "", screen.show)
+            part.open(self._adapter, "", screen.show)
         finally:
             screen.close()
-        if run.frames is not None:  # the session has what it needs of them
-            run.frames = replace(run.frames, pixels=run.frames.pixels[:0].copy(), sound=None)
-        self._go_on_with(run)
+        self._go_on_with(part)
 
-    def video(self, path: Path) -> None:
-        """Talk about another clip, the whole of it."""
+    def video(self, name: str) -> None:
+        """Talk about another clip, the whole of it; subtitles that were given as a file are the first one's."""
         settings = self._settings
-        settings = replace(settings, clip=replace(settings.clip, start=None, end=None))
-        run = Run(plan_for(probe(path), self._model, self._room, settings, self._terminal))
-        screen = Screen(self._terminal, [], silent=False, stream=False)
-        try:
-            read_frames(run, screen, self._terminal)
-        finally:
-            screen.close()
-        self.begin(run)
+        subtitles = replace(settings.subtitles, subs="auto" if settings.subtitles.subs == "auto" else None)
+        settings = replace(settings, clip=replace(settings.clip, start=None, end=None), subtitles=subtitles)
+        found = found_as(name, settings, self._sources)
+        plan = plan_for(probe(found), self._model, self._room, settings, self._terminal)
+        self.begin(read(plan, self._model, settings, self._terminal))
         self._settings = settings
 
     def budget(self, amount: str) -> None:
-        """Read the clip again, pruned to another budget, at the next question; its vision features are kept."""
+        """Prune to another budget: the clip is read again at the next question, from the vision features there are."""
         part, settings = self._parts[-1], self._settings
-        assert part.session is not None
         if part.plan.method.policy == "dense":
             raise UsageError("this chat keeps everything, whatever the budget", "Start it without --dense.")
         settings = replace(settings, method=replace(settings.method, budget=amount))
         plan = plan_for(part.plan.info, self._model, self._room, settings, self._terminal)
-        old = part.session
-        spent = {"decode_seconds": old.decode_seconds, "prepare_seconds": old.prepare_seconds}
-        session = Engine(self._adapter, plan.method).open(old.inputs, **spent)
-        session.embeds, session.deepstack = old.embeds, old.deepstack
-        self._go_on_with(Run(plan, part.frames, session=session))
+        old, now = part.session, read(plan, self._model, settings, self._terminal, part.frames)
+        self.begin(now)
+        if old is not None and now.session is not None:
+            now.session.embeds, now.session.deepstack = old.embeds, old.deepstack
         self._settings = settings
 
     def reset(self) -> None:
         """Forget what was said, and keep the clip."""
-        part = self._parts[-1]
-        self._go_on_with(Run(part.plan, part.frames, session=part.session))
+        self._go_on_with(replace(self._parts[-1], answers=[]))
 
     def stats(self) -> None:
         """Memory and times of the last answers."""
@@ -111,6 +137,9 @@ class Chat:
         self._terminal.note(f"written: {path}")
 
     def _go_on_with(self, part: Run) -> None:
-        if self._parts:
-            self._parts[-1].session = None
+        if self._parts and self._parts[-1].session is not part.session:
+            for before in self._parts:
+                before.session = before.recalled = None
+                if before.frames is not None:  # their damage is still to be told
+                    before.frames = replace(before.frames, pixels=before.frames.pixels[:0].copy(), sound=None)
         self._parts.append(part)

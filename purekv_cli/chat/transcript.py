@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from purekv_cli import __version__
-from purekv_cli.explain.folder import moved_into
 from purekv_cli.pipeline import Run
 from purekv_cli.report.build import build, plan_line
 from purekv_cli.report.record import SCHEMA_VERSION, as_dict, dumps
+from purekv_cli.report.write import write_whole
 from purekv_cli.targets import check_target
 
 ENDS = {"length": "cut off at --max-tokens", "interrupted": "interrupted"}
@@ -22,8 +22,7 @@ def save(parts: Sequence[Run], model: dict[str, Any], path: Path) -> None:
     """
     check_target(path, FORMATS)
     text = FORMATS[path.suffix.lower()]([part for part in parts if part.answers], model)
-    with moved_into(path.parent) as aside:
-        (aside / path.name).write_text(text, encoding="utf-8")
+    write_whole(text, path)
 
 
 def _markdown(parts: Sequence[Run], model: dict[str, Any]) -> str:

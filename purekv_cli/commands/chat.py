@@ -1,12 +1,19 @@
 """`purekv chat`: one video after another, question after question, each with what was said before in mind."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from purekv_cli.commands.options import ClipFlags, MethodFlags, ModelFlags, SoundFlag, with_flags
+from purekv_cli.commands.options import (
+    CacheFlags,
+    ClipFlags,
+    MethodFlags,
+    ModelFlags,
+    SoundFlag,
+    SubtitleFlags,
+    with_flags,
+)
 from purekv_cli.settings import settle
 
 
@@ -34,16 +41,20 @@ class ChatFlags:
 
 @with_flags
 def chat(
-    video: Annotated[Path, typer.Argument(help="A video, a picture, or a folder of pictures.", metavar="VIDEO")],
+    video: Annotated[
+        str, typer.Argument(help="A video, a picture, a folder of pictures, or an http(s) address.", metavar="VIDEO")
+    ],
     *,
     clip: ClipFlags,
     sound: SoundFlag,
+    subtitles: SubtitleFlags,
     model: ModelFlags,
     method: MethodFlags,
+    cache: CacheFlags,
     shown: ChatFlags,
 ) -> None:
     """Ask again and again: the video is read once, and what was said stays in the cache."""
-    settings = settle(clip, sound, model, method, shown)
+    settings = settle(clip, sound, subtitles, model, method, cache, shown)
     from purekv_cli.chat.run import run
 
     run(video, settings)

@@ -43,15 +43,15 @@ class Typed:
         """What is shown up to and with `text`, from where the last call ended."""
         end = time.monotonic() + within
         while text not in self.shown:
-            if not select([self._master], [], [], max(0, end - time.monotonic()))[0]:
+            left = max(0, end - time.monotonic())
+            if not select([self._master], [], [], left)[0] or not self._read():
                 raise AssertionError(f"no {text!r} in {self.shown!r}")
-            self._read()
         before, _, self.shown = self.shown.partition(text)
         return before + text
 
     def ended(self) -> tuple[int, str]:
         """(exit code, what was still shown)."""
-        code = self._process.wait(timeout=90)
+        code = self._process.wait(timeout=60)
         while select([self._master], [], [], 0)[0] and self._read():
             pass
         os.close(self._master)
