@@ -71,7 +71,7 @@ def in_list(complete: Complete) -> Complete:
     def last(typed: str) -> list[Offer]:
         head = typed[: typed.rfind(",") + 1]
         given = head.split(",")
-        return [_after(head, offer) for offer in complete(typed[len(head) :]) if _value(offer) not in given]
+        return [_after(head, each) for each in complete(typed[len(head) :]) if _value(each) not in given]
 
     return last
 
@@ -104,12 +104,12 @@ def _quiet(complete: Complete) -> Callable[[str], Iterator[Offer]]:
 
 
 def _beginning(typed: str, known: list[Offer]) -> list[Offer]:
-    return [offer for offer in known if _value(offer).startswith(typed)]
+    return [each for each in known if _value(each).startswith(typed)]
 
 
-def _value(offer: Offer) -> str:
-    return offer if isinstance(offer, str) else offer[0]
+def _value(each: Offer) -> str:
+    return each if isinstance(each, str) else each[0]
 
 
-def _after(head: str, offer: Offer) -> Offer:
-    return head + offer if isinstance(offer, str) else (head + offer[0], offer[1])
+def _after(head: str, each: Offer) -> Offer:
+    return head + each if isinstance(each, str) else (head + each[0], each[1])

@@ -5,7 +5,7 @@ from typing import Any
 
 from purekv_cli.report import page
 from purekv_cli.report.record import Record
-from purekv_cli.report.stats import rows
+from purekv_cli.report.stats import RECALL, rows
 from purekv_cli.report.units import size, span, times
 from purekv_cli.runtime.events import RunStats
 
@@ -34,7 +34,9 @@ def _memory(stats: RunStats) -> list[page.Bar]:
 
 def _seconds(stats: RunStats) -> list[page.Bar]:
     answering = (stats.new_tokens - 1) / stats.tokens_per_second if stats.tokens_per_second else 0.0
+    recalled = ((RECALL, stats.recall_seconds),) if stats.recall_seconds else ()
     values = (
+        *recalled,
         ("video decoding", stats.decode_seconds),
         ("vision", stats.vision_seconds),
         ("prefill", stats.prefill_seconds),

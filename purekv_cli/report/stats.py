@@ -14,6 +14,7 @@ def _ways(stats: RunStats) -> str:
     return f" ({', '.join(ways)})" if ways else ""
 
 
+RECALL = "cache from disk"  # a row only where an answer had it from there
 ROWS: tuple[tuple[str, Callable[[RunStats], str]], ...] = (
     ("prompt tokens", lambda s: f"{s.prompt_tokens}"),
     ("video tokens", lambda s: f"{s.video_tokens}"),
@@ -21,6 +22,7 @@ ROWS: tuple[tuple[str, Callable[[RunStats], str]], ...] = (
     ("KV cache, kept", lambda s: size(s.kv_bytes_kept)),
     ("  times smaller", lambda s: times(s.kv_bytes_full, s.kv_bytes_kept)),
     ("KV cache, peak", lambda s: size(s.kv_bytes_peak)),
+    (RECALL, lambda s: span(s.recall_seconds)),
     ("video decoding", lambda s: span(s.decode_seconds)),
     ("vision", lambda s: span(s.vision_seconds)),
     ("prefill", lambda s: span(s.prefill_seconds) + _ways(s)),
@@ -33,7 +35,9 @@ ROWS: tuple[tuple[str, Callable[[RunStats], str]], ...] = (
 
 def rows(answers: Sequence[Answer]) -> list[tuple[str, ...]]:
     """(label, value of each answer), as the terminal and the reports show them."""
-    return [(label, *(show(answer.stats) for answer in answers)) for label, show in ROWS]
+    recalled = any(answer.stats.recall_seconds for answer in answers)
+    told = [(label, show) for label, show in ROWS if recalled or label != RECALL]
+    return [(label, *(show(answer.stats) for answer in answers)) for label, show in told]
 
 
 def stats_table(answers: Sequence[Answer]) -> Table:

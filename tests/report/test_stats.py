@@ -1,6 +1,7 @@
 """The table of what answers cost, on a narrow terminal."""
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -38,3 +39,10 @@ def test_a_question_is_wrapped_or_cut_but_no_number_is() -> None:
     assert 1 < len(head) < 6
     assert "…" in "".join(head)
     assert [line.split() for line in body] == [" ".join(row).split() for row in found]
+
+
+def test_a_cache_from_disk_is_a_row_only_where_there_was_one() -> None:
+    fresh, again = answer("why?"), answer("and then?")
+    assert "cache from disk" not in dict(row[:2] for row in rows([fresh]))
+    again = replace(again, stats=replace(again.stats, recall_seconds=0.02))
+    assert {row[0]: row[1:] for row in rows([fresh, again])}["cache from disk"] == ("0 ms", "20 ms")
