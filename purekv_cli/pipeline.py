@@ -282,6 +282,7 @@ class Run:
             return self.session
         inputs, spent = self._watch(adapter, question, tell)
         self.session = Session(engine, inputs, **spent, once=once)
+        self.session.aside = self.plan.around.before
         return self.session
 
     def _watch(self, adapter: "Adapter", question: str, tell: Listener) -> tuple["Inputs", dict[str, float]]:

@@ -96,6 +96,7 @@ class VideoAnswerer:
         inputs = self._adapter.prepare(read.frames, around.question(question))
         spent = {"decode_seconds": read.frames.decode_seconds, "prepare_seconds": time.perf_counter() - began}
         session = Engine(self._adapter, read.plan.method).open(inputs, **spent)
+        session.aside = around.before
         return _Asked(session, self._settings, around, read.damage)
 
     def _check_room(self, plan: Plan) -> None:

@@ -67,6 +67,11 @@ class Prompt:
     def batch(self) -> int:
         return self.masks.video.shape[0]
 
+    def observe(self, rows: int) -> None:
+        """Let only the last `rows` tokens speak for the question: what stands before it chooses nothing."""
+        last = torch.arange(self.length, device=self.masks.after.device) >= self.length - rows
+        self.masks = replace(self.masks, after=self.masks.after & last)
+
     def to(self, device: torch.device) -> "Prompt":
         return replace(
             self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from purekv_cli.errors import UsageError
+from purekv_cli.method.layout import VideoLayout
 from purekv_cli.models.base import Inputs
 from purekv_cli.runtime.answering import Turn, answering, next_position, text_positions
 from purekv_cli.runtime.cache import CompactCache
@@ -35,6 +36,7 @@ class Session:
     ) -> None:
         self.engine, self.inputs = engine, inputs
         self.decode_seconds, self.prepare_seconds = decode_seconds, prepare_seconds
+        self.aside = ""  # what questions begin with that is not asked (subtitles): it does not choose what stays
         self.once = once  # no further question: the video's embeddings are freed after prefill
         self.embeds: Tensor | None = None  # [1, N, hidden] of the first prompt, video features in place
         self.deepstack: tuple[Tensor, ...] = ()  # of `Prompt`
@@ -83,7 +85,7 @@ class Session:
         if self.engine.config.observe == "template":
             turn = self._over(question, inputs.input_ids[:, self._prefix :], "")
         else:
-            turn = Turn(question, inputs.input_ids, inputs.position_ids, Prompt.of_layouts([inputs.layout]))
+            turn = Turn(question, inputs.input_ids, inputs.position_ids, self._prompt(inputs.layout, question))
         return answering(self, turn, generation or Generation())
 
     def ask(
@@ -133,9 +135,15 @@ class Session:
         start = next_position(inputs.position_ids[..., :prefix])
         after = text_positions(inputs.position_ids, prefix, start, tail.shape[1])
         ids = torch.cat([inputs.input_ids[:, :prefix], tail.to(inputs.input_ids.device)], 1)
-        prompt = Prompt.of_layouts([replace(inputs.layout, length=ids.shape[1])])
+        prompt = self._prompt(replace(inputs.layout, length=ids.shape[1]), question)
         prompt.reserve = reserve
         return Turn(question, ids, torch.cat([inputs.position_ids[..., :prefix], after], -1), prompt)
+
+    def _prompt(self, layout: VideoLayout, question: str) -> Prompt:
+        prompt = Prompt.of_layouts([layout])
+        if self.aside and question.startswith(self.aside):
+            prompt.observe(self.engine.adapter.tail(question.removeprefix(self.aside)).shape[1])
+        return prompt
 
     def _over(self, question: str, tail: Tensor, probe: str | None) -> Turn:
         """`tail` [1, n] over what a pruning kept that saw the clip and `probe`; None: the clip alone."""
