@@ -24,7 +24,7 @@ class Inputs:
     position_ids: Tensor  # int64 [4, 1, N]: the text row, then t, h, w (1-D families: [1, N])
     next_position: int  # rotary position of the first generated token
     layout: VideoLayout
-    features: Mapping[str, Tensor]  # the vision tower's inputs, by the names the model's forward takes; when the tower
+    features: Mapping[str, Tensor]  # the towers' inputs, by the names the model's forward takes; when the vision tower
     # has run already, its output "video_features" [V, hidden] in place of the pixels
     prefix: int = 0  # tokens up to and including the end of the video; 0: the adapter knows
     filled: Tensor | None = None  # int64 [n], positions that the tower's output fills where they are more than the
