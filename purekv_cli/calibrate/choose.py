@@ -16,7 +16,8 @@ ST-SpAttn: on under the same two conditions: dense against dense with it, and th
 Layer weights: chosen first, at the smallest budget, where layers compete most. Each layer is starved while the others
 keep everything; the KL that this costs, or a root of it, is a layer's weight, LEAST being the smallest. Of these and
 two ramps the one of the lowest KL at equal bytes is taken, if it beats equal budgets by more than two standard errors
-and a tenth, and loses no right answer; else the layers stay equal. All other dials are measured with it.
+and a tenth, and loses no right answer; else the layers stay equal. From there they are moved (`descent.py`). Then
+`carry`, by the same rule against carrying all. All other dials are measured with these.
 
 Fewer than two clips, or ENOUGH questions, decide nothing: no propagation, equal layers, sparsity as it is by default.
 """
@@ -67,6 +68,7 @@ class Choice:
     score_layers: tuple[int, ...]
     correlation: float  # mean over layers of the estimate from these
     layer_weights: tuple[float, ...]  # empty: equal
+    carry: float
     propagate: Propagation | None
     sparse: bool | None  # None: not known, the default stays
 
@@ -102,12 +104,12 @@ def _cost(trial: Trial, found: Sequence[Outcome], base: Mapping[int, Outcome], d
     )
 
 
-def choose(found: Sequence[Cost], valued: Tensor, weights: tuple[float, ...], tolerance: float) -> Choice:
+def choose(found: Sequence[Cost], valued: Tensor, weights: tuple[float, ...], carry: float, tolerance: float) -> Choice:
     """
     Args:
         found: of the third round.
         valued: [L, L], correlations of the question's rows with value norms.
-        weights: of `choose_weights`.
+        weights, carry: of the second.
         tolerance: KL in nats.
     """
     layers = len(valued)
@@ -116,16 +118,27 @@ def choose(found: Sequence[Cost], valued: Tensor, weights: tuple[float, ...], to
         score_layers=score_layers,
         correlation=served(valued, score_layers),
         layer_weights=weights,
+        carry=carry,
         propagate=_cheapest(_of("propagation", found), layers, tolerance),
         sparse=_sparse(_of("sparse", found), tolerance),
     )
 
 
 def choose_weights(found: Sequence[Cost]) -> tuple[float, ...]:
-    """From the costs of the second round, of which equal budgets are the first; empty: they are best."""
+    """From the costs of shapes, of which equal budgets are the first; empty: they are best."""
+    return _clearly_best(found).trial.arm.layer_weights
+
+
+def choose_carry(found: Sequence[Cost]) -> float:
+    """From the costs of shares, of which all is the first."""
+    return _clearly_best(found).trial.arm.carry
+
+
+def _clearly_best(found: Sequence[Cost]) -> Cost:
+    """The lowest KL that is clearly below that of the first, or the first."""
     tried = [cost for cost in found[1:] if cost.decides and cost.lost <= 0]
     better = [cost for cost in tried if cost.above < -max(2 * cost.error, 0.1 * found[0].kl)]
-    return min(better, key=lambda cost: cost.kl).trial.arm.layer_weights if better else ()
+    return min(better, key=lambda cost: cost.kl, default=found[0])
 
 
 def low_layers(layers: int) -> int:

@@ -35,6 +35,8 @@ def to_toml(
         lines.append(f"layer_weights = {list(choice.layer_weights)}")
     else:
         lines.append(f"# layer_weights: equal, no shape of equal bytes is clearly better{few}")
+    if choice.carry < 1:
+        lines.append(f"carry = {choice.carry:g}")
     if choice.sparse is not None:
         lines += ["", "[method.sparse]", f"enabled = {_text(choice.sparse)}"]
     clip = _clip(preset_of(None, names).clip)

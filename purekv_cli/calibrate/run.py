@@ -14,13 +14,13 @@ import transformers
 from purekv_cli import __version__
 from purekv_cli.bench.request import read_budgets, read_names
 from purekv_cli.calibrate import draw
-from purekv_cli.calibrate.choose import LOST, Choice, Cost, choose, choose_weights, costs, low_layers
+from purekv_cli.calibrate.choose import LOST, Choice, Cost, choose, choose_carry, choose_weights, costs, low_layers
 from purekv_cli.calibrate.correlation import Matrix
 from purekv_cli.calibrate.descent import descend
 from purekv_cli.calibrate.measure import Measured
 from purekv_cli.calibrate.preset import command, to_toml
 from purekv_cli.calibrate.table import blocks, rows
-from purekv_cli.calibrate.trials import Trial, dials, shapes, survey
+from purekv_cli.calibrate.trials import Trial, carries, dials, shapes, survey
 from purekv_cli.commands.model import ChosenModel, choose_model
 from purekv_cli.commands.options import ClipFlags, ModelFlags
 from purekv_cli.demo.clips import HELD_OUT_SEEDS, SUITES
@@ -85,10 +85,12 @@ def run(
         flags.steps,
         lambda tried: costs(rounds.measure("2 of 3, step", tried)),
     )
-    measured = rounds.measure("3 of 3, costs", dials(layers, budgets, policies, weights))
+    shares = costs(rounds.measure("2 of 3, carry", carries(weights, min(budgets))))
+    carry = choose_carry(shares)
+    measured = rounds.measure("3 of 3, costs", dials(layers, budgets, policies, weights, carry))
     of_dials = costs(measured)
-    choice = choose(of_dials, matrices["question"].valued, weights, flags.tolerance)
-    found = [*of_layers, *shaped, *steps, *of_dials]
+    choice = choose(of_dials, matrices["question"].valued, weights, carry, flags.tolerance)
+    found = [*of_layers, *shaped, *steps, *shares, *of_dials]
     facts = _facts(chosen, measured, world, videos, flags)
     name = chosen.source.name
     toml = to_toml(name, chosen.names, budgets[0], choice, found, facts)

@@ -13,6 +13,7 @@ _TITLES: dict[Kind, tuple[str, str]] = {
     "score layer": ("purekv-paper from one score layer", "dense"),
     "layer budgets": ("Layers share the smallest budget", "equal"),
     "moved": ("Layers' weights, moved step by step", "itself"),
+    "carry": ("Share of the lower layers' scores in a layer's own", "all of them"),
     "budget": ("Policies at budgets, question known", "the first row"),
     "propagation": ("Propagation LAYER:SHARE", "the first row above"),
     "sparse": ("ST-SpAttn in prefill", "the same without"),

@@ -7,13 +7,14 @@ from typing import Literal
 from purekv_cli.eval.arms import Arm
 from purekv_cli.method.config import MethodConfig
 
-Kind = Literal["starved", "score layer", "layer budgets", "moved", "budget", "propagation", "sparse"]
+Kind = Literal["starved", "score layer", "layer budgets", "moved", "carry", "budget", "propagation", "sparse"]
 OURS, PAPER = "purekv", "purekv-paper"
 BANDS = 8  # neighbouring layers whose budget changes together, at most so many groups of them
 STARVED = 0.1  # of its video entries is left to a starved band
 LEAST = 0.05  # weight of a layer that does without, against the one that can least
 LIGHTEST = 0.01  # weight that a move ends at
 FACTORS = (2.0, 0.5)  # a move's
+CARRIES = (1.0, 0.3, 0.1, 0.0)
 FLOW_LAYERS, FLOW_SHARES = 7, (0.5, 0.35, 0.2)
 
 
@@ -23,10 +24,12 @@ class Dialled(Arm):
 
     score_layers: tuple[int, ...] = (0, 1)
     layer_weights: tuple[float, ...] = ()
+    carry: float = 1.0
 
     @property
     def config(self) -> MethodConfig:
-        return replace(super().config, score_layers=self.score_layers, layer_weights=self.layer_weights)
+        plain = super().config
+        return replace(plain, score_layers=self.score_layers, layer_weights=self.layer_weights, carry=self.carry)
 
     def of_model(self, name: str) -> MethodConfig:
         """What is to be calibrated is not taken from the preset that the model has."""
@@ -97,14 +100,22 @@ def moved(weights: Sequence[float], changes: Sequence[tuple[range, float]]) -> t
     return tuple(round(max(LIGHTEST, weight / most), 3) for weight in heavy)
 
 
-def dials(layers: int, budgets: Sequence[float], policies: Sequence[str], weights: tuple[float, ...]) -> list[Trial]:
+def carries(weights: tuple[float, ...], budget: float) -> list[Trial]:
+    """Also second: how loud lower layers speak in a layer's score, in full first."""
+    arm = Dialled(OURS, f"{budget:g}", "known", layer_weights=weights)
+    return [Trial("carry", f"{carry:g}", replace(arm, carry=carry)) for carry in CARRIES]
+
+
+def dials(
+    layers: int, budgets: Sequence[float], policies: Sequence[str], weights: tuple[float, ...], carry: float
+) -> list[Trial]:
     """Third, with the layers' weights: what policies, propagation and sparse attention cost.
 
     Args:
         budgets: shares of the cache. Ours at the first one, the preset's, comes first.
     """
     first = f"{budgets[0]:g}"
-    ours = Dialled(OURS, first, "known", layer_weights=weights)
+    ours = Dialled(OURS, first, "known", layer_weights=weights, carry=carry)
     found = [
         Trial("budget", f"{policy} {budget:g}", replace(ours, policy=policy, budget=f"{budget:g}"))
         for policy in dict.fromkeys((OURS, *policies))

@@ -49,7 +49,8 @@ class Arm:
 
     def of_model(self, name: str) -> MethodConfig:
         """`config` with what the preset of that model says of its layers."""
-        return replace(self.config, layer_weights=choose(None, [name]).method.layer_weights)
+        known = choose(None, [name]).method
+        return replace(self.config, layer_weights=known.layer_weights, carry=known.carry)
 
 
 def arms(

@@ -131,8 +131,14 @@ def _model_settings(chosen: ChosenModel) -> dict[str, Any]:
             stream.seek(-min(2**20, path.stat().st_size), os.SEEK_END)
             seen.update(stream.read())
     found = chosen.facts()
-    weights = list(choose(None, chosen.names).method.layer_weights)
-    return {"model": found["name"], "dtype": found["dtype"], "weights": seen.hexdigest()[:12], "layer weights": weights}
+    known = choose(None, chosen.names).method
+    return {
+        "model": found["name"],
+        "dtype": found["dtype"],
+        "weights": seen.hexdigest()[:12],
+        "layer weights": list(known.layer_weights),
+        "carry": known.carry,
+    }
 
 
 def _show(flags: "EvalFlags", known: dict[str, Any], lines: Sequence[Line], title: str, terminal: Terminal) -> None:

@@ -59,6 +59,7 @@ class MethodConfig:
     score_layers: tuple[int, ...] = (0, 1)  # of purekv-paper: the layers that compute attention mass
     one_set: bool = False  # of purekv: one set for all layers; better by little, but holds full KV until the last layer
     normalise: bool = False  # of purekv: every layer weighs the same in the maximum, a guard against attention sinks
+    carry: float = 1.0  # of purekv: how loud the layers below speak in a layer's score, where the question is read
     layer_weights: tuple[float, ...] = ()  # of purekv: how a model's layers share the budget; empty: equally
     sparse: SparseConfig = field(default_factory=SparseConfig)
     propagate: Propagation | None = None  # None: every token flows through all layers
@@ -66,5 +67,7 @@ class MethodConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.carry <= 1:
+            raise UsageError(f"carry {self.carry:g} is not a share", "Give it from 0 (own attention alone) to 1.")
         if any(not weight > 0 for weight in self.layer_weights):
             raise UsageError("layer_weights has a weight that is not above 0", "Give every layer a positive number.")

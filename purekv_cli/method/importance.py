@@ -9,7 +9,7 @@ per-head variant.
 import torch
 from torch import Tensor
 
-from purekv_cli.method.config import Observe
+from purekv_cli.method.config import MethodConfig, Observe
 from purekv_cli.method.layout import PromptMasks
 
 VIDEO_ROWS = 32  # last video rows that speak for the video when no question does
@@ -46,6 +46,14 @@ def pooled(mass: Tensor) -> Tensor:
 def running_max(so_far: Tensor | None, score: Tensor) -> Tensor:
     """Largest over the layers seen so far."""
     return score if so_far is None else torch.maximum(so_far, score)
+
+
+def carried(config: MethodConfig) -> float:
+    """How loud the layers below speak in a layer's score: `carry`, where the question is among the rows that are read.
+
+    Otherwise in full: rows that ask for nothing in particular need every layer to say what may matter.
+    """
+    return config.carry if config.observe == "question" else 1.0
 
 
 def normalised(score: Tensor, masks: PromptMasks) -> Tensor:

@@ -95,7 +95,7 @@ class Pooled:
 
     def __init__(self, config: MethodConfig, scaling: float, observed: Tensor, masks: PromptMasks, layers: int) -> None:
         """`masks`: of the whole prompt. `observed`: int64 on the CPU, the observed rows' positions in it, ascending."""
-        self._normalise, self._scaling = config.normalise, scaling
+        self._normalise, self._scaling, self._carry = config.normalise, scaling, importance.carried(config)
         self._last = layers - 1 if config.one_set else 0  # the first layer whose score is final
         self._suffix = masks.video.shape[1] - int(observed[0])
         observed = observed - int(observed[0])  # among the last rows, all of which flow to the end
@@ -117,12 +117,13 @@ class Pooled:
             return self._best
         query = shown.query if self._whole else shown.query.index_select(2, self._observed)
         at = self._observed + (flow.count - self._suffix)
-        running = None if self._normalise else self._best
+        below = self._best if self._best is None or self._carry == 1 else self._carry * self._best
+        running = None if self._normalise else below
         mass = row_mass(
             query, shown.key, self._scaling, at, shown.key_order, reduce="max", pool_heads=True, running=running
         )
         if self._normalise:
-            mass = importance.running_max(self._best, importance.normalised(mass, flow.masks))
+            mass = importance.running_max(below, importance.normalised(mass, flow.masks))
         self._best = mass
         return mass
 

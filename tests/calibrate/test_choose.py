@@ -27,7 +27,7 @@ def measured(*others: tuple[Trial, list[float], int], videos: int = 4, questions
 
 
 def choose(seen: Measured, tolerance: float = 0.02) -> Choice:
-    return choose_all(costs(seen), FLAT, (), tolerance)
+    return choose_all(costs(seen), FLAT, (), 1.0, tolerance)
 
 
 def flow(name: str) -> Trial:

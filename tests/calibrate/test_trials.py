@@ -59,7 +59,7 @@ def test_a_small_model_is_tried_from_every_layer_but_the_last() -> None:
 
 
 def test_the_third_round_has_the_weights_and_begins_with_ours_at_the_presets_budget() -> None:
-    tried = dials(8, [0.3, 0.1], ["random"], (1.0, 2.0))
+    tried = dials(8, [0.3, 0.1], ["random"], (1.0, 2.0), 0.1)
     assert (tried[0].arm.policy, tried[0].arm.budget) == ("purekv", "0.3")
     shares = {Propagation.parse(trial.name).share for trial in tried if trial.kind == "propagation"}  # type: ignore[union-attr]
     assert shares == {0.5, 0.35}  # a share below the budget would be the budget

@@ -60,7 +60,7 @@ def trained_prompt(turns: list[Question], visual_tokens: int) -> list[int]:
 QUESTIONS = st.text(min_size=1, max_size=40).filter(lambda text: "<" not in text)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(question=QUESTIONS)
 def test_a_question_is_asked_as_in_training(adapter: QwenVL, question: str) -> None:
     inputs = adapter.prepare(black(2, 196, 224), question)

@@ -123,7 +123,7 @@ def test_a_bad_line_is_named_and_the_others_are_asked(tmp_path: Path, line: Any,
 
 
 @given(st.lists(st.binary(max_size=60), max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_bytes_break_the_reader(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
     path = tmp_path_factory.mktemp("any") / "any.jsonl"
     path.write_bytes(b"\n".join(lines))

@@ -52,7 +52,7 @@ def test_of_the_same_key_the_last_line_counts(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_wherever_a_crash_cuts_the_file_whole_lines_stay(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

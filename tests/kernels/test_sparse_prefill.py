@@ -54,7 +54,7 @@ def test_equals_dense_attention_under_the_mask(device, grid, batch, monkeypatch)
     check(build(layout, config, changed(grid)), told(layout, config, changed(grid), tile_rows=7), device, batch=batch)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data(), tile_rows=st.integers(1, 9))
 def test_equals_dense_attention_under_any_mask(data, tile_rows):
     grid = tuple(data.draw(st.integers(1, most), label=name) for name, most in (("T", 8), ("H", 5), ("W", 6)))

@@ -49,7 +49,7 @@ def some_rows(draw, length):
     return draw(st.none() | st.sets(st.integers(0, length - 1), max_size=length).map(sorted))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data(), layout=prompts(), config=configs(), content=st.booleans(), tile_rows=st.integers(1, 9))
 def test_the_mask_is_what_the_rules_say(data, layout, config, content, tile_rows):
     changed = random_content(layout) if content else None
@@ -59,7 +59,7 @@ def test_the_mask_is_what_the_rules_say(data, layout, config, content, tile_rows
     assert torch.equal(runs.dense_mask(), told(layout, config, changed, rows, tile_rows))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data(), layout=prompts(), config=configs(), tile_rows=st.integers(1, 9))
 def test_lists_are_well_formed(data, layout, config, tile_rows):
     rows = data.draw(some_rows(layout.length))
@@ -96,7 +96,7 @@ def test_rows_may_be_a_mask():
     assert torch.equal(a.key_order, built(8, layout, config).key_order)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(layout=prompts(), config=configs())
 def test_everyone_reads_itself_the_prefix_and_text_reads_all(layout, config):
     mask = built(3, layout, config).dense_mask()

@@ -122,12 +122,18 @@ def test_a_question_that_is_not_observed_does_not_matter(name):
         assert torch.equal(*scores) is not matters
 
 
-def test_purekv_takes_the_largest_attention_of_any_text_row_head_and_layer_so_far():
+@pytest.mark.parametrize(
+    ("carry", "observe", "heard"),
+    [(1.0, "question", 1.0), (0.3, "question", 0.3), (0.0, "question", 0.0), (0.3, "template", 1.0)],
+)
+def test_purekv_takes_the_largest_attention_of_any_text_row_and_head_and_a_share_of_the_layer_below(
+    carry, observe, heard
+):
     masks = PromptMasks.of([prompt((3, 2, 2), before=2, after=3)])
-    policy, so_far = make("purekv", MethodConfig()), torch.zeros(17).double()
+    policy, so_far = make("purekv", MethodConfig(carry=carry, observe=observe)), torch.zeros(17).double()
     for index in range(LAYERS):
         seen = observation(masks, index, LAYERS)
-        so_far = torch.maximum(so_far, attention_of(seen)[0, :, 14:].amax((0, 1)))
+        so_far = torch.maximum(heard * so_far, attention_of(seen)[0, :, 14:].amax((0, 1)))
         got = policy.score(seen)
         assert got.shape == (1, 1, 17)
         torch.testing.assert_close(got[0, 0].double(), so_far, atol=1e-6, rtol=1e-5)

@@ -25,7 +25,7 @@ def kept_by_hand(score, entries, protected, valid):
     return sorted(order[: max(entries, int(protected.sum()))])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(batches())
 def test_each_row_keeps_what_it_would_keep_alone(case):
     score, protected, valid, entries = case
@@ -82,7 +82,7 @@ def hard_scores(draw):
     return torch.tensor(drawn, dtype=torch.float32).view(1, heads, length)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(score=hard_scores(), data=st.data())
 def test_ties_zeros_of_both_signs_and_no_numbers_rank_as_in_a_stable_sort(score, data):
     length = score.shape[-1]

@@ -125,7 +125,7 @@ _video = st.tuples(st.just("video"), _size, _size, _size, _seconds)
 _rows = st.lists(st.lists(st.one_of(_text, _image, _video), min_size=1, max_size=5).map(tuple), min_size=1, max_size=3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(_rows)
 def test_equals_plain_loops(rows: list[tuple[Segment, ...]]) -> None:
     found, after = positions(PositionCase("", tuple(rows)))

@@ -47,7 +47,6 @@ def test_pruning_keeps_the_chosen_entries_and_the_logical_length() -> None:
     length=st.integers(1, 12),
     prunes=st.booleans(),
 )
-@settings(deadline=None)
 def test_what_is_forgotten_never_came(heads: list[set[int]], length: int, prunes: bool) -> None:
     """Pruned or not, with holes or without: as if only the first tokens had come, and those of them were kept."""
     chosen = [sorted(head | {0}) if prunes else list(range(10)) for head in heads]
@@ -117,7 +116,7 @@ def test_many_single_tokens_do_not_copy_the_cache_each_time() -> None:
     assert len(places) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_mix_of_appending_pruning_and_rewinding_matches_a_plain_list(data: st.DataObject) -> None:
     """Model-based: each head is a list of (position, key) pairs."""

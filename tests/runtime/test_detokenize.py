@@ -18,7 +18,7 @@ def whole(ids: list[int]) -> str:
     return TOKENIZER.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(min_size=1))
 def test_text_comes_through_unbroken(text: str) -> None:
     ids = TOKENIZER.encode(text)
@@ -28,7 +28,7 @@ def test_text_comes_through_unbroken(text: str) -> None:
         assert not any("�" in piece for piece in pieces)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, len(TOKENIZER) - 1)))
 def test_any_tokens_join_to_their_text(ids: list[int]) -> None:
     assert "".join(stream(ids)) == whole(ids)

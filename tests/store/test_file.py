@@ -38,7 +38,7 @@ def refused(path: Path) -> bool:
     return False
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_byte_that_changed_is_noticed(written: Path, data: st.DataObject) -> None:
     whole = bytearray(written.read_bytes())
@@ -53,7 +53,7 @@ def test_a_byte_that_changed_is_noticed(written: Path, data: st.DataObject) -> N
     assert refused(copy)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_file_that_was_cut_off_is_refused(written: Path, share: float) -> None:
     whole = written.read_bytes()

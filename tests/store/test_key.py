@@ -55,6 +55,7 @@ CHANGES: dict[str, Callable[[Plan], Plan]] = {
     "budget": lambda plan: replace(plan, method=replace(plan.method, budget=Budget.parse("0.3"))),
     "observe": lambda plan: replace(plan, method=replace(plan.method, observe="video")),
     "layer weights": lambda plan: replace(plan, method=replace(plan.method, layer_weights=(1.0, 2.0, 3.0))),
+    "carry": lambda plan: replace(plan, method=replace(plan.method, carry=0.1)),
     "propagate": lambda plan: replace(plan, method=replace(plan.method, propagate=Propagation(1, 0.5))),
     "sparse": lambda plan: replace(plan, method=replace(plan.method, sparse=replace(plan.method.sparse, content=0.2))),
     "seed": lambda plan: replace(plan, method=replace(plan.method, seed=1)),

@@ -92,7 +92,7 @@ SEEKABLE += ["animated.gif", "h265.mp4", "variable.mp4", "variable.mkv", "rotate
 
 @pytest.mark.parametrize("threads", [None, 1], ids=["auto", "one thread"])
 @pytest.mark.parametrize("name", SEEKABLE)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(targets=st.lists(st.floats(0, 0.999), min_size=1, max_size=12))
 def test_planned_seek_equals_decoding_everything(
     clips: dict[str, Clip], name: str, threads: int | None, targets: list[float]

@@ -1,8 +1,9 @@
 """The default: the entries that the text after the video looks at, pooled over rows, heads and layers into one set.
 
-A(j) = max over layers so far, heads and observed rows i of softmax(q_i . k_j): an entry that one head of one layer
-needs for one word stays everywhere. Because the maximum runs upward, layer i's set needs only layers <= i and its
-full KV is freed at once. Value norms, which help the paper's estimate, harm this score and are left out.
+A_l(j) = max(max over heads and observed rows i of softmax(q_i . k_j), carry * A_(l-1)(j)): an entry that one head needs
+for one word stays, here and, by the share `carry`, in the layers above. Because the maximum runs upward, layer l's set
+needs only layers <= l and its full KV is freed at once. Value norms, which help the paper's estimate, harm this score
+and are left out.
 
 How much of the budget a layer gets is a fact of the model, not of the prompt: calibration measures it and the preset
 says it (`layer_weights`).
@@ -30,6 +31,7 @@ class PureKV:
         self._observe = config.observe
         self._one_set = config.one_set
         self._normalise = config.normalise
+        self._carry = importance.carried(config)
         self._best: Tensor | None = None  # [B, 1, N], over the layers so far
         self._complete = False
 
@@ -49,7 +51,8 @@ class PureKV:
             score = importance.pooled(mass)
             if self._normalise:
                 score = importance.normalised(score, seen.masks)
-            self._best = importance.running_max(self._best, score)
+            below = None if self._best is None else self._carry * self._best
+            self._best = importance.running_max(below, score)
             self._complete = seen.index == seen.layers - 1
         return self._best if self._complete or not self._one_set else None
 
