@@ -1,6 +1,7 @@
 """Layer weights moved step by step downhill: a band twice or half as heavy, while answers come closer to dense.
 
-Every step tries each move alone, and goes on from all that helped together; where together they are no better than the
+No move has to be clearly better, as the shape that they begin with had to be: they are many, small, and judged on the
+same answers. Every step tries each move alone, and goes on from all that helped together; where together they are no better than the
 best of them alone, from that one. What was tried and has the lowest KL is taken.
 """
 
@@ -33,7 +34,7 @@ def descend(
             here = best
             continue
         best, lowest = here, found[0].kl
-        helped = [cost for cost in found[1:] if cost.above < -cost.error and cost.lost <= 0]
+        helped = [cost for cost in found[1:] if cost.above < 0 and cost.lost <= 0]
         if not helped:
             break
         single = min(helped, key=lambda cost: cost.kl)
