@@ -1,8 +1,8 @@
 """Layer weights moved step by step downhill: a band twice or half as heavy, while answers come closer to dense.
 
-No move has to be clearly better, as the shape that they begin with had to be: they are many, small, and judged on the
-same answers. Every step tries each move alone, and goes on from all that helped together; where together they are no better than the
-best of them alone, from that one. What was tried and has the lowest KL is taken.
+Every step tries each move alone, and goes on from all that helped together; where together they are no better than the
+best of them alone, from that one. What was tried and has the lowest KL is taken. No move has to be clearly better, as
+the shape that they begin with had to be: moves are many and small, and are judged on the same answers.
 """
 
 from collections.abc import Callable, Sequence
