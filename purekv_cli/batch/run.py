@@ -26,7 +26,7 @@ from purekv_cli.pipeline import make_plan, shares_prefill
 from purekv_cli.report.units import clock
 from purekv_cli.settings import Settings
 from purekv_cli.terminal import Terminal
-from purekv_cli.video.info import VideoInfo
+from purekv_cli.video.info import Scene, VideoInfo
 
 NAMED = 20  # failures listed at the end
 
@@ -109,7 +109,7 @@ def _check(settings: Settings, model: ChosenModel) -> None:
     times = tuple(float(second) for second in range(60))
     clip = VideoInfo(
         Path("clip.mp4"), "video", "mp4", "h264", "yuv420p", 8, 640, 360, 0, 60.0, None, times, times, 0, False,
-        time_base=Fraction(1, 1000),
+        time_base=Fraction(1, 1000), scenes=(Scene(0.0, 59.0, 60.0, 0.0),),
     )  # fmt: skip
     open_ended = replace(settings, clip=replace(settings.clip, start=None, end=None))
     shares_prefill(make_plan(clip, model.geometry, model.names, open_ended, model.dtype.itemsize).method)

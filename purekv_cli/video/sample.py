@@ -97,7 +97,8 @@ def sample(
         wanted = spec.frames if spec.frames is not None else min(spec.max_frames, there)
     count = min(wanted, cap)
     if spec.mode == "scene" and len(info.scenes) > 1:
-        times, left = share(info, info.scenes, count, spec.group)
+        chosen, left = share(info, info.scenes, count, spec.group)
+        times = tuple(max(time, start) for time in chosen)
         if count < wanted:
             notes.append(f"{count} of {wanted} frames: {why}")
         if left:

@@ -86,7 +86,7 @@ def test_a_batch_takes_addresses_and_records_those_that_fail(purekv: Purekv, fol
     with served(folder) as server:
         urls = [server.url(name) for name in ("plain.mp4", "none.mp4")]
         jobs.write_text("\n".join(json.dumps({"video": url, "question": "what?"}) for url in urls))
-        code, _, err = purekv("batch", jobs, "-o", ledger)
+        code, _, err = purekv("batch", jobs, "-o", ledger, "--sample", "scene", "--frames", "4")
         records = [json.loads(line) for line in ledger.read_text().splitlines()[1:]]
         assert code == 6, err
         assert {record["video"]: record["status"] for record in records} == dict(

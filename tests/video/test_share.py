@@ -66,6 +66,13 @@ def test_caps_are_said() -> None:
     assert len(sample(info, SampleSpec(mode="scene", frames=6)).times) == 6
 
 
+def test_no_time_lies_before_the_range() -> None:
+    """The frame on show at its beginning began before."""
+    info = even(40, 10.0)
+    info = clip(info.frame_times, info.duration, scenes=cut(info, [1], [0.5]))
+    assert sample(info, SampleSpec(mode="scene", frames=2, start=0.05)).times[0] == 0.05
+
+
 def test_one_scene_is_sampled_evenly() -> None:
     info = even(40, 10.0)
     info = clip(info.frame_times, info.duration, scenes=cut(info, [], []))
