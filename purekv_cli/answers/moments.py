@@ -1,9 +1,9 @@
 """Times that an answer mentions. Pure functions on text; what could be something else is passed over.
 
 "1:12" may be a time, a score, a ratio or the time of day, and "12 seconds" a moment or a length. So a time needs a sign
-that it is one: hours or no minutes (1:00:05, 0:12), brackets, a word before ("at 1:12"), a place ("1:12 - a dog" begins
-a line), a word behind ("the 12 second mark"), or a time before it that had one ("at 1:12, 1:30"). A word that
-says otherwise goes over all signs ("won 0:12", "at 10:30 am", "at 12 seconds long").
+that it is one: no hours or no minutes (0:01:05, 0:12), brackets, a word before ("at 1:12"), a place ("1:12 - a dog"
+begins a line), a word behind ("the 12 second mark"), or a time before it that had one ("at 1:12, 1:30"). A word that
+says otherwise goes over all signs ("won 0:12", "at 10:30 am", "the display shows 0:12", "at 12 seconds long").
 """
 
 import re
@@ -30,8 +30,9 @@ _SAYS_SO = re.compile(r"[ -](?:marks?|into|in the (?:video|clip))\b", re.I)
 _BEGINS = re.compile(r"(?:^|\n)\s*(?:[-*•] |\d+[.)] )?[\"'*]*$")
 _THEN = re.compile(r"[\"'*]*(?:[:|]| ?[-–—] |\.?\s*(?:\n|$))")  # noqa: RUF001
 _JOINS = re.compile(r" ?(?:,|;|/|and|or|, and|, or|to|until|till) ?", re.I)
+_READS = re.compile(r"\b(?:reads?|reading|shows?|showing|displays?|displaying|says?)(?: the time)?:? ?[\"'(\[]?$", re.I)
 _DAYTIME = re.compile(r" ?(?:[ap]\.?m\b|o'clock|utc|gmt|h\b)", re.I)
-_LENGTH = re.compile(r"[ -](?:long|later|more|ago|apart|earlier|each|per|of|clip|video)\b", re.I)
+_LENGTH = re.compile(r"[ -](?:long|later|more|ago|apart|earlier|before|after|left|each|per|of|clip|video)\b", re.I)
 _OTHER = re.compile(
     r"\b(?:scor\w*|won|wins?|winning|lost|loses?|beat\w*|defeat\w*|tied?|ratios?|aspect|odds|chapter|verses?|psalms?|"
     r"clocks?|countdown|resolution)\b|\d ?[ap]\.?m\b",
@@ -60,7 +61,8 @@ def _found(text: str) -> Iterator[Moment]:
         before, after, end = text[: match.start()], text[match.end() :], match.end()
         if match["clock"]:
             believed = goes_on or _clock_signs(match, before, after)
-            believed = believed and not (_DAYTIME.match(after) or _OTHER.search(_sentence(text, match)))
+            elsewhere = _DAYTIME.match(after) or _READS.search(before) or _OTHER.search(_sentence(text, match))
+            believed = believed and not elsewhere
         else:
             believed = (goes_on or _number_signs(match, before, after)) and not _LENGTH.match(after)
         if believed:
@@ -71,7 +73,7 @@ def _clock_signs(match: re.Match[str], before: str, after: str) -> bool:
     first = match["from_clock"] or match["clock"]
     bracketed = before.endswith(("[", "<", "(")) and after.startswith(("]", ">", ")"))
     begins = _BEGINS.search(before) and _THEN.match(after)
-    alone = first.count(":") == 2 or first.startswith(("0:", "00:"))
+    alone = first.startswith(("0:", "00:"))
     return bool(alone or bracketed or begins or _SAYS_CLOCK.search(before) or _SAYS_SO.match(after))
 
 
