@@ -76,7 +76,13 @@ def in_list(complete: Complete) -> Complete:
     return last
 
 
-FLAGS: dict[str, Complete] = {"--model": models, "--preset": presets, "--policy": policies, "--suite": suites}
+FLAGS: dict[str, Complete] = {
+    "--model": models,
+    "--preset": presets,
+    "--policy": policies,
+    "--suite": suites,
+    "--also": videos,
+}
 
 
 def offer(parameters: Iterable[Parameter]) -> None:

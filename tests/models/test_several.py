@@ -12,6 +12,7 @@ from torch import Tensor
 from purekv_cli.errors import UsageError
 from purekv_cli.method.config import Propagation, SparseConfig
 from purekv_cli.models import registry
+from purekv_cli.runtime.attach import attach
 from purekv_cli.runtime.embed import embed_clip
 from purekv_cli.video.frames import Frames
 from tests.models.families import SAMPLES
@@ -217,6 +218,21 @@ def test_dense_is_the_librarys_own_answer(family: Loaded) -> None:
     tokens = list(finish(session.first(ASKED, STEPS)).token_ids)
     truth = forward(family.adapter, inputs, tokens)[inputs.layout.length - 1 :]
     assert truth[: len(tokens)].argmax(-1).tolist() == tokens
+
+
+def test_transformers_users_get_the_same(family: Loaded) -> None:
+    """`attach` finds the spans, grids and positions by itself, from what `generate` is given."""
+    seen = [frames for frames in clips(family) if frames.even]
+    inputs = family.adapter.prepare_several(seen, ASKED)
+    config = method(inputs, "infinipot-v")  # asks for every token's frame
+    session = opened(family.adapter, inputs, config)
+    tokens = finish(session.first(ASKED, STEPS)).token_ids
+    model: Any = family.adapter.model
+    given = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask, **inputs.features}
+    with attach(model, config) as attached:
+        out = model.generate(**given, max_new_tokens=len(tokens), do_sample=False)
+    assert out[0, inputs.layout.length :].tolist() == list(tokens)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(attached.kept, session.kept, strict=True))
 
 
 def test_a_released_template_numbers_the_videos(checkpoint: Path) -> None:

@@ -169,7 +169,7 @@ def test_frames_decoded_for_a_plan_show_the_scenes(tmp_path: Path) -> None:
     assert tuple(frames.times) == plan.times == tuple(frames.targets)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(5, 30), min_size=1, max_size=8),
     gap=st.sampled_from([0.08, 0.1, 0.25, 1.0]),
@@ -182,7 +182,7 @@ def test_every_cut_between_still_scenes_is_found_and_nothing_else(lengths: list[
     assert all(change.before == change.after - 1 for change in found)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.floats(0.01, 5), min_size=n, max_size=n))),
     st.integers(0, 10**6),
