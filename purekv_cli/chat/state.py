@@ -69,24 +69,24 @@ class Chat:
         assert part.session is not None
         first = not part.answers
         full = part.plan.around.question(question) if first else question
-        screen = Screen(self._terminal, [question], silent=False, stream=not output.no_stream)
-        try:
-            with first_ctrl_c() as pressed:
+        with first_ctrl_c() as pressed:
+            screen = Screen(self._terminal, [question], silent=False, stream=not output.no_stream)
+            try:
                 answer = take_turn(part.session, full, generation(self._settings), screen.show, pressed, first=first)
-        finally:
-            screen.close()
-        if not said(answer):
-            self._terminal.note("interrupted before the answer began: the question is forgotten")
-            return
-        if answer.finish == "interrupted":
-            self._terminal.note("interrupted: the chat goes on after what was said")
-        answer = replace(answer, question=question)
-        part.answers.append(answer)
-        tell_ways(part.plan, [answer], self._settings, self._terminal)
-        if output.stats:
-            self._terminal.show(stats_table([answer]))
-        if first:
-            part.keep()
+            finally:
+                screen.close()
+            if not said(answer):
+                self._terminal.note("interrupted before the answer began: the question is forgotten")
+                return
+            if answer.finish == "interrupted":
+                self._terminal.note("interrupted: the chat goes on after what was said")
+            answer = replace(answer, question=question)
+            part.answers.append(answer)
+            tell_ways(part.plan, [answer], self._settings, self._terminal)
+            if output.stats:
+                self._terminal.show(stats_table([answer]))
+            if first:
+                part.keep()
 
     def begin(self, part: Run) -> None:
         """Talk about the clip that was read, from now on."""

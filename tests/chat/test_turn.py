@@ -97,12 +97,20 @@ def test_stopped_after_any_event_the_chat_goes_on_from_what_was_said(
     assert seen == set(expected)
 
 
+@pytest.fixture
+def stock_way() -> Iterator[None]:
+    """Through transformers, whose layers take hooks."""
+    allow("reference")
+    yield
+    allow("auto")
+
+
+@pytest.mark.usefixtures("stock_way")
 @pytest.mark.parametrize("error", [RuntimeError("odd"), RuntimeError("can't allocate memory")], ids=str)
 def test_a_turn_that_fails_is_taken_back(adapter: TinyAdapter, error: Exception) -> None:
     def fail(*_: object) -> None:
         raise error
 
-    allow("reference")
     talk, plain = Talk(adapter), Talk(adapter)
     assert cost(talk.say("what happens?")) == cost(plain.say("what happens?"))
     hook = adapter.model.get_decoder().layers[2].register_forward_pre_hook(fail)
@@ -110,7 +118,6 @@ def test_a_turn_that_fails_is_taken_back(adapter: TinyAdapter, error: Exception)
         talk.say("and then?")
     hook.remove()
     assert cost(talk.say("why?")) == cost(plain.say("why?"))
-    allow("auto")
 
 
 @pytest.fixture

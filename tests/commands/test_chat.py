@@ -16,6 +16,9 @@ from purekv_cli.pipeline import Run
 from purekv_cli.runtime.events import Answer
 from purekv_cli.settings import settle
 from purekv_cli.terminal import Terminal
+from purekv_cli.video.decode import decode
+from purekv_cli.video.frames import Frames
+from purekv_cli.video.info import VideoInfo
 from tests.clips import Recipe, make
 
 Chat = Callable[..., tuple[int, str, str]]
@@ -164,6 +167,21 @@ def test_a_full_disk_loses_neither_chat_nor_file(chat: Chat, tmp_path: Path, mon
     assert (code, len(out.splitlines())) == (1, 2)
     assert "No space left" in err
     assert [path.read_text() for path in tmp_path.iterdir()] == ["earlier"]
+
+
+def test_ctrl_c_while_another_clip_is_read_keeps_the_old_one(
+    chat: Chat, bundle: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(info: VideoInfo, *rest: Any, **more: Any) -> Frames:
+        if info.path != clip:
+            raise KeyboardInterrupt
+        return decode(info, *rest, **more)
+
+    monkeypatch.setattr("purekv_cli.pipeline.decode", interrupted)
+    other = make(tmp_path, Recipe("other.mp4", ticks=tuple(range(3)))).path
+    code, out, err = chat(f"what?\n/video {other}\nwhy?\n")
+    assert (code, out) == (0, "".join(f"{text}\n" for _, text, *_ in said(asked(bundle, clip, "what?", "why?"))))
+    assert "interrupted: the chat is as it was" in err
 
 
 def test_the_cache_on_disk_spares_a_chat_its_first_reading(
