@@ -5,10 +5,26 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
 
-from purekv_cli.commands.options import ClipFlags, MethodFlags, ModelFlags, OutputFlags
+from purekv_cli.commands.options import (
+    CacheFlags,
+    ClipFlags,
+    MethodFlags,
+    ModelFlags,
+    OutputFlags,
+    SoundFlag,
+    SubtitleFlags,
+)
 
 BEGIN, END = "<!-- flags: generated -->", "<!-- flags: end -->"
-GROUPS = (("Clip", ClipFlags), ("Model", ModelFlags), ("Method", MethodFlags), ("Output", OutputFlags))
+GROUPS = (
+    ("Clip", ClipFlags),
+    ("Sound", SoundFlag),
+    ("Subtitles", SubtitleFlags),
+    ("Model", ModelFlags),
+    ("Method", MethodFlags),
+    ("Cache", CacheFlags),
+    ("Output", OutputFlags),
+)
 
 
 def table() -> str:
