@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ def _machine(device: "torch.device") -> str:
 
 @cache
 def _libraries() -> list[str]:
-    return [version(name) for name in ("torch", "transformers", "av")]
+    return [f"{name} {version(name)}" for name in ("torch", "transformers", "av", "triton") if find_spec(name)]
 
 
 @cache

@@ -80,7 +80,7 @@ class Shelf:
             self.terminal.note(f"not kept for later questions: {error}")
             return
         self.known = True
-        self.terminal.note(f"kept for later questions: {size(bytes_)} (purekv cache lists it, --no-cache keeps nothing)")
+        self.terminal.note(f"kept for later questions: {size(bytes_)} (purekv cache lists it; --no-cache: never)")
 
 
 def open_shelf(plan: Plan, model: "ChosenModel", settings: Settings, terminal: Terminal) -> Shelf | None:

@@ -18,7 +18,7 @@ from purekv_cli.store.header import read_header
 from purekv_cli.store.key import Key
 from tests.runtime.adapter import TinyAdapter
 
-FEW = Generation(max_tokens=8)
+FEW = Generation(max_tokens=5)
 KEY = Key("0123", "abcd", {"made": 0.0, "path": "/videos/clip.mp4"})
 
 

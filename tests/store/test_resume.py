@@ -1,12 +1,13 @@
 """A session that goes on from a file answers as one that never ended: token by token."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from purekv_cli.kernels import allow
-from purekv_cli.method.config import Observe
+from purekv_cli.method.config import MethodConfig, Observe
 from purekv_cli.method.policies import POLICIES, make
 from purekv_cli.models.base import Inputs
 from purekv_cli.runtime.session import Session
@@ -16,53 +17,58 @@ from tests.runtime.tiny import tiny_model
 from tests.runtime.uneven import Uneven
 from tests.store.kept import FEW, all_equal, engine, last, never, snapshot, through_a_file
 
-QUESTIONS = ("what happens?", "a second and longer one?", "3?")
-
 
 @pytest.fixture(scope="module")
 def adapter() -> TinyAdapter:
     return TinyAdapter()
 
 
-def sharing() -> list[tuple[str, Observe]]:
-    """Every policy, in each way that lets questions share a prefill."""
-    found: list[tuple[str, Observe]] = [(name, "template") for name in POLICIES]
-    for observe in ("question", "video", "all"):
-        configs = [(name, engine(TinyAdapter.__new__(TinyAdapter), name, observe).config) for name in POLICIES]
-        found += [(name, observe) for name, config in configs if not make(name, config).uses_question]
-    return found
+def sharing() -> list[tuple[str, Observe, str]]:
+    """Every policy in its ways to let questions share a prefill, with the kernels it runs on."""
+    found: list[tuple[str, Observe, str]] = [(name, "template", "auto") for name in POLICIES]
+    for name in POLICIES:
+        ways: tuple[Observe, ...] = ("question", "video")
+        alone = [way for way in ways if not make(name, MethodConfig(policy=name, observe=way)).uses_question]
+        found += [(name, way, "auto") for way in alone[:1]]
+    by_hooks: list[tuple[str, Observe]] = [("purekv", "template"), ("dense", "question"), ("uneven", "question")]
+    return [*found, ("uneven", "question", "auto"), *((name, way, "reference") for name, way in by_hooks)]
 
 
-@pytest.mark.parametrize("kernels", ["auto", "reference"])
-@pytest.mark.parametrize(("policy", "observe"), [*sharing(), ("uneven", "question")])
+@pytest.mark.parametrize(("policy", "observe", "kernels"), sharing())
 def test_answers_are_the_same_as_in_one_session(
     adapter: TinyAdapter,
     policy: str,
     observe: Observe,
-    kernels: str,
+    kernels: Literal["auto", "reference"],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(POLICIES, "uneven", Uneven)
-    allow(kernels)  # type: ignore[arg-type]
+    allow(kernels)
     try:
-        maker, inputs = engine(adapter, policy, observe), adapter.inputs(QUESTIONS[0])
-        one = maker.open(inputs)
-        expected = [last(one.ask(question, FEW)) for question in QUESTIONS]
-        ending = last(one.follow_up("and then?", FEW))
-        fresh = maker.open(inputs)
-        last(fresh.ask("something else", FEW))
-        last(fresh.follow_up("and more", FEW))  # what came since is no part of a snapshot
-        resumed = Session.resume(maker, through_a_file(snapshot(fresh), tmp_path / "kept").snapshot, never)
-        for question, truth in zip(QUESTIONS, expected, strict=True):
-            answer = last(resumed.ask(question, FEW))
+        maker = engine(adapter, policy, observe)
+        one = maker.open(adapter.inputs("what happens?"))
+        last(one.ask("what happens?", FEW))
+        kept = through_a_file(snapshot(one), tmp_path / "kept")
+        resumed = Session.resume(maker, kept.snapshot, never)
+        for question in ("a second and longer one?", "3?"):
+            truth, answer = (last(session.ask(question, FEW)) for session in (one, resumed))
             assert answer.token_ids == truth.token_ids
             assert answer.stats.kept_tokens == truth.stats.kept_tokens
             assert answer.stats.prompt_tokens == truth.stats.prompt_tokens
-        assert last(resumed.follow_up("and then?", FEW)).token_ids == ending.token_ids
+        truth, answer = (last(session.follow_up("and then?", FEW)) for session in (one, resumed))
+        assert answer.token_ids == truth.token_ids
         assert all(torch.equal(a, b) for a, b in zip(resumed.kept, one.kept, strict=True))
     finally:
         allow("auto")
+
+
+def test_what_was_said_since_is_no_part_of_a_snapshot(adapter: TinyAdapter) -> None:
+    session = engine(adapter).open(adapter.inputs("what?"))
+    last(session.ask("what?", FEW))
+    first = snapshot(session)
+    last(session.follow_up("and then?", FEW))
+    assert all_equal(snapshot(session), first)
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
