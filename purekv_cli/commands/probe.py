@@ -80,7 +80,7 @@ def _facts_table(facts: dict[str, Any]) -> Table:
         ("duration", f"{clock(facts['duration'])}{claims}"),
         ("frames", f"{facts['frames']}, {rate}"),
         ("keyframes", keyframes),
-        ("audio", "yes (not used)" if facts["audio"] else "no"),
+        ("audio", "yes (heard with --audio, by models that can)" if facts["audio"] else "no"),
         ("damage", facts["damage"] or "none found"),
     )
     for label, value in rows:

@@ -31,7 +31,9 @@ def slow(tell):
 
 decode, ask = pipeline.Run.decode, pipeline.Run.ask
 pipeline.Run.decode = lambda self, tell: decode(self, slow(tell))
-pipeline.Run.ask = lambda self, *rest: ask(self, *rest[:-1], slow(rest[-1]))
+pipeline.Run.ask = lambda self, adapter, questions, how, tell, *rest: ask(
+    self, adapter, questions, how, slow(tell), *rest
+)
 main()
 """
 
