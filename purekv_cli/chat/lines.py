@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 
 import platformdirs
 
@@ -14,12 +15,15 @@ REMEMBERED = 1000  # lines in the history file
 
 def lines(terminal: Terminal) -> Generator[str, None, None]:
     """One line after another until the input ends; for a person, Ctrl-C ends it too."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text: neither a tokenizer nor a file takes them
     if not sys.stdin.isatty():
-        yield from map(_readable, sys.stdin)
+        for line in sys.stdin:
+            yield line.rstrip("\n")
         return
     with _history(terminal):
-        while (line := _asked()) is not None:
-            yield _readable(line)
+        while (typed := _asked()) is not None:
+            yield typed
 
 
 def _asked() -> str | None:
@@ -31,11 +35,6 @@ def _asked() -> str | None:
     except (EOFError, KeyboardInterrupt):
         print(file=sys.stderr)
         return None
-
-
-def _readable(line: str) -> str:
-    """Bytes that were no text come as lone surrogates, which neither a tokenizer nor a file takes."""
-    return line.rstrip("\n").encode("utf-8", "replace").decode("utf-8")
 
 
 @contextmanager

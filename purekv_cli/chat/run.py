@@ -8,8 +8,8 @@ import typer
 
 from purekv_cli.chat.commands import Leave, perform
 from purekv_cli.chat.lines import lines
-from purekv_cli.chat.state import Chat, found_as, read
-from purekv_cli.commands.answering import Screen, load, planned
+from purekv_cli.chat.state import Chat, bars, found_as, read
+from purekv_cli.commands.answering import load, planned
 from purekv_cli.errors import PureKVError
 from purekv_cli.settings import Settings
 from purekv_cli.terminal import Terminal
@@ -28,11 +28,8 @@ def run(video: str, settings: Settings) -> None:
             return
         room = model.room()  # before the weights take theirs
         clip = read(plan, model, settings, terminal)
-        screen = Screen(terminal, [], silent=True, stream=False)
-        try:
+        with bars(terminal) as screen:
             adapter = load(model, settings, screen, terminal)
-        finally:
-            screen.close()
         chat = Chat(settings, model, room, adapter, terminal, sources)
         chat.begin(clip)
         failed = _talk(chat, terminal, settings.output.verbose)

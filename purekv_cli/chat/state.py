@@ -1,6 +1,6 @@
 """A chat between two lines: the loaded model, the clip it is about, and all that was said."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,13 +37,15 @@ def found_as(name: str, settings: Settings, sources: ExitStack) -> Local:
 def read(plan: Plan, model: ChosenModel, settings: Settings, terminal: Terminal, frames: Frames | None = None) -> Run:
     """The plan's clip, decoded unless its cache is on the disk or its frames are at hand."""
     run = Run(plan, frames, shelf=open_shelf(plan, model, settings, terminal))
-    screen = Screen(terminal, [], silent=True, stream=False)
-    try:
-        if not run.recall():
+    if not run.recall():
+        with bars(terminal) as screen:
             read_frames(run, screen, terminal)
-    finally:
-        screen.close()
     return run
+
+
+def bars(terminal: Terminal) -> closing[Screen]:
+    """A screen for work that answers nothing."""
+    return closing(Screen(terminal, [], silent=True, stream=False))
 
 
 class Chat:
@@ -70,11 +72,8 @@ class Chat:
         first = not part.answers
         full = part.plan.around.question(question) if first else question
         with first_ctrl_c() as pressed:
-            screen = Screen(self._terminal, [question], silent=False, stream=not output.no_stream)
-            try:
+            with closing(Screen(self._terminal, [question], silent=False, stream=not output.no_stream)) as screen:
                 answer = take_turn(part.session, full, generation(self._settings), screen.show, pressed, first=first)
-            finally:
-                screen.close()
             if not said(answer):
                 self._terminal.note("interrupted before the answer began: the question is forgotten")
                 return
@@ -90,11 +89,8 @@ class Chat:
 
     def begin(self, part: Run) -> None:
         """Talk about the clip that was read, from now on."""
-        screen = Screen(self._terminal, [], silent=True, stream=False)
-        try:
+        with bars(self._terminal) as screen:
             part.open(self._adapter, "", screen.show)
-        finally:
-            screen.close()
         self._go_on_with(part)
 
     def video(self, name: str) -> None:

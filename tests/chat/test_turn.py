@@ -16,7 +16,7 @@ from purekv_cli.runtime.sampling import Generation
 from purekv_cli.runtime.session import Session
 from tests.runtime.adapter import TinyAdapter
 
-LONG = 3  # tokens of an answer
+LONG = 2  # tokens of an answer
 
 
 @pytest.fixture(scope="module")

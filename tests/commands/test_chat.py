@@ -35,7 +35,7 @@ def chat(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, bun
 
     def run(lines: str | bytes, *flags: str | Path) -> tuple[int, str, str]:
         pipe = io.BytesIO(lines.encode() if isinstance(lines, str) else lines)
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(pipe, encoding="utf-8", errors="surrogateescape"))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(pipe, encoding="utf-8"))
         model = ("-m", bundle, "--dtype", "float32", "--device", "cpu", "--max-tokens", "5")
         with pytest.raises(SystemExit) as ended:
             main(["chat", *map(str, (clip, *model, *flags))])
@@ -238,7 +238,7 @@ def test_quit_ends_it(chat: Chat) -> None:
 def test_bytes_that_are_no_text_can_be_asked_and_saved(chat: Chat, tmp_path: Path) -> None:
     code, _, err = chat(b"what \xff?\n/save " + bytes(tmp_path / "chat.md") + b"\n")
     assert code == 0, err
-    assert "**what ??**" in (tmp_path / "chat.md").read_text(encoding="utf-8")
+    assert "**what \ufffd?**" in (tmp_path / "chat.md").read_text(encoding="utf-8")
 
 
 def test_flags_of_the_screen(chat: Chat) -> None:
