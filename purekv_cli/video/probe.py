@@ -41,7 +41,7 @@ def probe(video: Path | Local, images_fps: float = 1.0) -> VideoInfo:
     if not path.exists():
         hint = "Check the path; quote it when it holds spaces."
         if re.match(r"\w+:/", str(path)):
-            hint = "Download it first; ask, explain, probe and batch read http:// and https:// by themselves."
+            hint = "Download it first; ask, chat, explain, probe and batch read http(s) addresses themselves."
         raise UnreadableInput(f"{path} does not exist", hint)
     if path.is_dir():
         return probe_images(path, images_fps)
