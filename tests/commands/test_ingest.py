@@ -68,7 +68,7 @@ def test_what_cannot_be_fetched_is_two_lines(purekv: Purekv, folder: Path, tmp_p
         assert (code, len(server.asked)) == (2, 1)  # found before the download
     code, _, err = purekv("ask", "rtsp://camera/1", "what?")
     assert code == 3
-    assert "http://" in err
+    assert "http(s)" in err
 
 
 def test_probe_and_explain_take_addresses(purekv: Purekv, folder: Path, tmp_path: Path) -> None:
