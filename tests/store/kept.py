@@ -51,4 +51,4 @@ def never() -> Inputs:
 
 def all_equal(one: Snapshot, other: Snapshot) -> bool:
     tensors = [[*(t for layer in each.layers for t in layer), each.ids, each.positions] for each in (one, other)]
-    return all(torch.equal(a, b) for a, b in zip(*tensors, strict=True))
+    return all(torch.equal(a.cpu().double(), b.cpu().double()) for a, b in zip(*tensors, strict=True))

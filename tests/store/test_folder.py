@@ -18,7 +18,7 @@ from purekv_cli.store.file import Kept
 from purekv_cli.store.folder import Folder, NotKept
 from purekv_cli.store.header import read_header
 from tests.runtime.adapter import TinyAdapter
-from tests.store.kept import FEW, KEY, all_equal, engine, last, snapshot
+from tests.store.kept import FEW, KEY, all_equal, engine, last, snapshot, through_a_file
 
 LIMIT = 1000
 FORK = multiprocessing.get_context("fork")  # a process that has torch already
@@ -94,11 +94,11 @@ def test_the_folder_is_for_its_user_alone(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def kept() -> Kept:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     adapter = TinyAdapter()
     session = engine(adapter).open(adapter.inputs("what?"))
     last(session.ask("what?", FEW))
-    return Kept(snapshot(session), None)
+    return through_a_file(snapshot(session), tmp_path_factory.mktemp("kept") / "a")  # no tensor on a GPU: we fork
 
 
 def write_often(place: Path, kept: Kept) -> None:
