@@ -20,7 +20,7 @@ def shown(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 def test_probe_tells_what_the_file_holds(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     clip = make(tmp_path, Recipe("turned.mp4", ticks=(0, 1, 2, 7, 8, 9, 20, 21, 22, 23), rotation=90, audio=True))
     out = shown(capfd, "probe", clip.path)
-    for fact in ("h264", "96", "rotated by 90", "variable", "0:02", "yes (not used)", "none found"):
+    for fact in ("h264", "96", "rotated by 90", "variable", "0:02", "yes (heard with --audio", "none found"):
         assert fact in out
 
 
