@@ -123,23 +123,30 @@ def _fades(
         if before >= 0 and times[after] - times[before] <= span + AROUND
     ]
     fades: list[Change] = []
+    within = np.zeros(len(times), np.bool_)  # whether a change lies between a picture and the one before it
+    for change in found:
+        within[change.before + 1 : change.after + 1] = True
     for change in sorted(changed, key=lambda change: (-change.size, change.after)):
         if change.size < FADE:
             break
-        known = [*found, *fades]
-        if any(change.after > other.before and change.before < other.after for other in known):
+        before, after = change.before, change.after
+        if within[before + 1 : after + 1].any():
             continue
-        least = max((other.after for other in known if other.after <= change.before), default=0)
-        most = min((other.before for other in known if other.before >= change.after), default=len(times) - 1)
-        begin = max(least, int(np.searchsorted(times, times[change.before] - span / 2)))
-        stop = min(most, int(np.searchsorted(times, times[change.after] + span / 2)))
+        begin, stop = np.searchsorted(times, [times[before] - span / 2, times[after] + span / 2]).tolist()
+        stop = min(stop, len(times) - 1)
+        while begin < before and within[begin + 1 : before + 1].any():
+            begin += 1
+        while stop > after and within[after + 1 : stop + 1].any():
+            stop -= 1
         sides = [
             _difference(pictures, one, other) * span / 2 / (times[other] - times[one])
-            for one, other in ((begin, change.before), (change.after, stop))
+            for one, other in ((begin, before), (after, stop))
             if times[other] - times[one] >= TELLING
         ]
         if sides and change.size >= RATIO * _mean(sides):
-            fades.append(_trimmed(pictures, change))
+            change = _trimmed(pictures, change)
+            within[change.before + 1 : change.after + 1] = True
+            fades.append(change)
     return fades
 
 
