@@ -21,7 +21,6 @@ from purekv_cli.report.stats import stats_table
 from purekv_cli.report.write import check_target, write_report
 from purekv_cli.runtime.events import Answer, Event, Progress, Text
 from purekv_cli.settings import OutputSettings, Settings
-from purekv_cli.store.shelf import Shelf, open_shelf
 from purekv_cli.terminal import Terminal
 from purekv_cli.together import plan_together
 from purekv_cli.video.info import VideoInfo
@@ -31,6 +30,7 @@ from purekv_cli.video.source import Local
 if TYPE_CHECKING:
     from purekv_cli.models.base import Adapter
     from purekv_cli.runtime.sampling import Generation
+    from purekv_cli.store.shelf import Shelf
 
 ROOM = "note: free memory has room for about {} of {} video tokens; choose with --max-frames or --max-pixels"
 SHARE = "policy {} reads the question, so the video is prefilled once per question; --observe template shares it"
@@ -62,6 +62,8 @@ def answer(
         return
     write = (lambda line: None) if output.json else terminal.write
     checked = Checked(schema, write, lambda bad: terminal.show(bad.text)) if schema else None
+    from purekv_cli.store.shelf import open_shelf
+
     shelf = open_shelf(plan, model, settings, terminal)
     run = answered(plan, model, questions, settings, terminal, shelf, checked)
     tell_ways(run.plan, run.answers, settings, terminal)
@@ -137,7 +139,7 @@ def answered(
     questions: Sequence[str],
     settings: Settings,
     terminal: Terminal,
-    shelf: Shelf | None = None,
+    shelf: "Shelf | None" = None,
     checked: Checked | None = None,
 ) -> Run:
     """The plan carried out: answers go to stdout as they come, and are in the run with the engine's session.

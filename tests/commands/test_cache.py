@@ -208,8 +208,9 @@ def test_clear_says_what_it_freed(ask: Purekv, purekv: Purekv, clip: Path, tmp_p
     assert purekv("cache", "clear")[1] == "0 cleared, 0 B freed\n"
 
 
-def test_cache_needs_no_torch() -> None:
-    code = "import sys; from purekv_cli.app import main\ntry: main(['cache'])\nexcept SystemExit: "
+@pytest.mark.parametrize("arguments", [["cache"], ["ask", "missing.mp4", "what?"]], ids=" ".join)
+def test_what_needs_no_torch_does_not_wait_for_it(arguments: list[str]) -> None:
+    code = f"import sys; from purekv_cli.app import main\ntry: main({arguments})\nexcept SystemExit: "
     code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False", done.stderr
