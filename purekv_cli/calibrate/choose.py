@@ -5,17 +5,17 @@ value norms and the question's rows, correlates best with the own mass of all la
 src(l) as the policy takes it; the one that raises the mean over the layers left most joins while that is GAIN or more,
 up to MOST layers.
 
-Propagation: of all layers and shares tried, the cheapest whose KL above that of the same budget without propagation,
-plus one standard error over clips, is within the tolerance, and which loses at most LOST of the answers that are right
-without it. Both must also be true of every one tried from the same layer or above with the same share or more, so that
-none is taken by luck. "off" if there is none. Cost is the share of the layers' work on the prompt,
+Propagation: of all layers and shares tried, the cheapest whose distance above that of the same budget without
+propagation, plus one standard error over clips, is within the tolerance, and which loses at most LOST of the answers
+that are right without it. Both must also be true of every one tried from the same layer or above with the same share or
+more, so that none is taken by luck. "off" if there is none. Cost is the share of the layers' work on the prompt,
 (P + share * (L - P)) / L.
 
 ST-SpAttn: on under the same two conditions: dense against dense with it, and the budget with it against without.
 
 Layer weights: chosen first, at the smallest budget, where layers compete most. Each layer is starved while the others
-keep everything; the KL that this costs, or a root of it, is a layer's weight, LEAST being the smallest. Of these and
-two ramps the one of the lowest KL at equal bytes is taken, if it beats equal budgets by more than two standard errors
+keep everything; the distance that this costs, or a root of it, is a layer's weight, LEAST being the smallest. Of these
+and two ramps the nearest to dense at equal bytes is taken, if it beats equal budgets by more than two standard errors
 and a tenth, and loses no right answer; else the layers stay equal. From there they are moved (`descent.py`). Then
 `carry`, by the same rule against carrying all. All other dials are measured with these.
 
@@ -45,9 +45,9 @@ class Cost:
     trial: Trial
     asked: int
     right: int
-    kl: float  # nats
+    distance: float  # from dense, mean
     kept: float  # entries, share of the prefix's
-    above: float  # KL above that of the trial it is held against, or of dense
+    above: float  # distance above that of the trial it is held against, or of dense
     error: float  # standard error of that over clips; inf for fewer than two
     lost: int  # right answers fewer than that trial's
 
@@ -88,15 +88,15 @@ def costs(measured: Measured, first_is_base: bool = True) -> list[Cost]:
 def _cost(trial: Trial, found: Sequence[Outcome], base: Mapping[int, Outcome], dense_right: int) -> Cost:
     above: dict[int, list[float]] = {}
     for outcome in found:
-        before = base[outcome.question].kl if base else 0.0
-        above.setdefault(outcome.video, []).append(outcome.kl - before)
+        before = base[outcome.question].distance if base else 0.0
+        above.setdefault(outcome.video, []).append(outcome.distance - before)
     by_clip = [fmean(each) for each in above.values()]
     right = sum(outcome.right for outcome in found)
     return Cost(
         trial=trial,
         asked=len(found),
         right=right,
-        kl=fmean(outcome.kl for outcome in found),
+        distance=fmean(outcome.distance for outcome in found),
         kept=fmean(outcome.kept for outcome in found),
         above=fmean(by_clip),
         error=stdev(by_clip) / math.sqrt(len(by_clip)) if len(by_clip) > 1 else math.inf,
@@ -110,7 +110,7 @@ def choose(found: Sequence[Cost], valued: Tensor, weights: tuple[float, ...], ca
         found: of the third round.
         valued: [L, L], correlations of the question's rows with value norms.
         weights, carry: of the second.
-        tolerance: KL in nats.
+        tolerance: of distance.
     """
     layers = len(valued)
     score_layers = best_score_layers(valued, low_layers(layers))
@@ -135,10 +135,10 @@ def choose_carry(found: Sequence[Cost]) -> float:
 
 
 def _clearly_best(found: Sequence[Cost]) -> Cost:
-    """The lowest KL that is clearly below that of the first, or the first."""
+    """The lowest distance that is clearly below that of the first, or the first."""
     tried = [cost for cost in found[1:] if cost.decides and cost.lost <= 0]
-    better = [cost for cost in tried if cost.above < -max(2 * cost.error, 0.1 * found[0].kl)]
-    return min(better, key=lambda cost: cost.kl, default=found[0])
+    better = [cost for cost in tried if cost.above < -max(2 * cost.error, 0.1 * found[0].distance)]
+    return min(better, key=lambda cost: cost.distance, default=found[0])
 
 
 def low_layers(layers: int) -> int:

@@ -1,7 +1,7 @@
 """Layer weights moved step by step downhill: a band twice or half as heavy, while answers come closer to dense.
 
 Every step tries each move alone, and goes on from all that helped together; where together they are no better than the
-best of them alone, from that one. What was tried and has the lowest KL is taken. No move has to be clearly better, as
+best of them alone, from that one. What was tried and is nearest to dense is taken. No move has to be clearly better, as
 the shape that they begin with had to be: moves are many and small, and are judged on the same answers.
 """
 
@@ -30,25 +30,27 @@ def descend(
         if not found[0].decides:
             break
         path.append(found[0])
-        if here != best and found[0].kl >= lowest:  # together they are no better than the best move alone
+        if here != best and found[0].distance >= lowest:  # together they are no better than the best move alone
             here = best
             continue
-        best, lowest = here, found[0].kl
+        best, lowest = here, found[0].distance
         helped = [cost for cost in found[1:] if cost.above < 0 and cost.lost <= 0]
         if not helped:
             break
-        single = min(helped, key=lambda cost: cost.kl)
-        best, lowest = single.trial.arm.layer_weights, single.kl
+        single = min(helped, key=lambda cost: cost.distance)
+        best, lowest = single.trial.arm.layer_weights, single.distance
         here = _together(layers, here, helped)
     return best, path
 
 
 def _together(layers: int, start: Weights, helped: Sequence[Cost]) -> Weights:
     """Of a band's two moves the better one."""
-    kl = {cost.trial.arm.layer_weights: cost.kl for cost in helped}
+    distance = {cost.trial.arm.layer_weights: cost.distance for cost in helped}
     changes = []
     for band in bands(layers):
-        tried = [(kl[after], factor) for factor in FACTORS if (after := moved(start, [(band, factor)])) in kl]
+        tried = [
+            (distance[after], factor) for factor in FACTORS if (after := moved(start, [(band, factor)])) in distance
+        ]
         if tried:
             changes.append((band, min(tried)[1]))
     return moved(start, changes)

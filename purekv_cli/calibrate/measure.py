@@ -1,5 +1,6 @@
 """One clip after another: its dense prefill, correlations between its layers, and what every trial costs on it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,7 +27,7 @@ class Outcome:
 
     video: int
     question: int  # counted over all videos
-    kl: float  # nats, mean over the answer's tokens and its end: dense || trial, teacher-forced
+    distance: float  # of the trial from dense, 0 to 1: see `distance`
     right: bool  # every token of the answer and its end was the first choice
     kept: float  # entries, as a share of the prefix's in all layers
 
@@ -99,8 +100,17 @@ class Measured:
         right = [chosen[:-1] == answer and (cut or chosen[-1] in clip.adapter.stop_ids) for chosen, _, _ in told]
         self.dense_right += right[-1]
         for (trial, row), (_, kl, _), fine in zip(rows.items(), told, right, strict=False):
-            outcome = Outcome(self.videos, self.questions, kl, fine, _entries(row, total) / total)
+            far = distance(kl * (len(answer) + 1))
+            outcome = Outcome(self.videos, self.questions, far, fine, _entries(row, total) / total)
             self.outcomes.setdefault(trial, []).append(outcome)
+
+
+def distance(kl: float) -> float:
+    """1 - exp(-KL), of dense || trial over a whole answer and its end: KL where that is small, and never above 1.
+
+    A few lost answers then do not outweigh all others. Its root bounds the total variation (Bretagnolle, Huber, 1979).
+    """
+    return -math.expm1(-max(kl, 0.0))
 
 
 def _entries(row: Row, total: int) -> int:

@@ -76,7 +76,7 @@ def run(
     rounds = _Rounds(adapter, clips, longest, terminal)
     surveyed = rounds.measure("1 of 3, layers", survey(layers, budgets[0], low_layers(layers)), correlate=True)
     matrices, of_layers = surveyed.matrices(), costs(surveyed, first_is_base=False)
-    harm = [cost.kl for cost in of_layers if cost.trial.kind == "starved"]
+    harm = [cost.distance for cost in of_layers if cost.trial.kind == "starved"]
     shaped = costs(rounds.measure("2 of 3, layer budgets", shapes(layers, harm, min(budgets))))
     weights, steps = descend(
         layers,
@@ -205,7 +205,7 @@ def _facts(
         "layers": chosen.geometry.layers,
         "clips": f"{measured.videos} ({seeds}), prompts of {min(measured.tokens)} to {max(measured.tokens)} tokens",
         "questions": f"{measured.questions}, along {against}; dense is right {measured.dense_right} times",
-        "tolerance": f"{flags.tolerance:g} nats, {LOST:.0%} of the answers; a loss below {missed:.0%} may go unseen",
+        "tolerance": f"distance {flags.tolerance:g}, {LOST:.0%} of the answers; below {missed:.0%} may go unseen",
         "versions": f"purekv {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
     }
 

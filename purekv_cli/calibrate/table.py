@@ -28,10 +28,10 @@ def rows(found: Sequence[Cost]) -> list[str]:
         if cost.trial.kind != kind:
             kind = cost.trial.kind
             title, base = _TITLES[kind]
-            lines.append(f"{title:<54}  right      KL in nats  above {base} (+- one standard error)")
+            lines.append(f"{title:<54}  right      distance    above {base} (+- one standard error)")
         error = f" +- {cost.error:.4f}" if math.isfinite(cost.error) else ""
         right = f"{cost.right}/{cost.asked}"
-        lines.append(f"  {cost.trial.name:<52}  {right:<9}  {cost.kl:<10.4f}  {cost.above:+.4f}{error}")
+        lines.append(f"  {cost.trial.name:<52}  {right:<9}  {cost.distance:<10.4f}  {cost.above:+.4f}{error}")
     return lines
 
 

@@ -62,13 +62,13 @@ def shapes(layers: int, harm: Sequence[float], budget: float) -> list[Trial]:
     """Second: how the layers may share a budget. Equal ones come first; the others weigh by the harm of starving.
 
     Args:
-        harm: KL of every band, starved.
+        harm: distance of every band, starved.
     """
-    of_layer = [kl for band, kl in zip(bands(layers), harm, strict=True) for _ in band]
+    of_layer = [distance for band, distance in zip(bands(layers), harm, strict=True) for _ in band]
     most = max(of_layer, default=0.0) or 1.0
     shaped = {"equal": [], "falling": _ramp(layers), "rising": _ramp(layers)[::-1]}
     for root, name in ((1, "harm"), (2, "square root of harm"), (3, "third root of harm"), (4, "fourth root of harm")):
-        shaped[name] = [max(LEAST, (max(0.0, kl) / most) ** (1 / root)) for kl in of_layer]
+        shaped[name] = [max(LEAST, (max(0.0, distance) / most) ** (1 / root)) for distance in of_layer]
     return [
         Trial(
             "layer budgets",

@@ -15,13 +15,15 @@ RISING = (0.5, 1.5)
 
 
 def measured(*others: tuple[Trial, list[float], int], videos: int = 4, questions: int = 25) -> Measured:
-    """Ours with a KL of 0.01 and all answers right; of others the KL on each clip, and how many were wrong."""
+    """Ours at 0.01 with all answers right; of others the distance on each clip, and how many were wrong."""
 
-    def outcomes(kls: list[float], wrong: int) -> list[Outcome]:
-        every = [(video, kl) for video, kl in enumerate(kls) for _ in range(questions)]
-        return [Outcome(video, number, kl, number >= wrong, 0.2) for number, (video, kl) in enumerate(every)]
+    def outcomes(distances: list[float], wrong: int) -> list[Outcome]:
+        every = [(video, distance) for video, distance in enumerate(distances) for _ in range(questions)]
+        return [
+            Outcome(video, number, distance, number >= wrong, 0.2) for number, (video, distance) in enumerate(every)
+        ]
 
-    found = {trial: outcomes(kls, wrong) for trial, kls, wrong in others}
+    found = {trial: outcomes(distances, wrong) for trial, distances, wrong in others}
     asked = videos * questions
     return Measured(videos, asked, asked, outcomes={OURS: outcomes([0.01] * videos, 0)} | found)
 
@@ -63,12 +65,12 @@ def test_a_cheap_propagation_is_not_taken_by_luck() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kls", "wrong"),
+    ("distances", "wrong"),
     [([0.01] * 4, 2), ([0.01, 0.01, 0.01, 0.08], 0)],
     ids=["two answers of a hundred are lost", "clips differ by more than the mean allows"],
 )
-def test_propagation_stays_off_where_it_may_harm(kls: list[float], wrong: int) -> None:
-    assert choose(measured((flow("4:0.35"), kls, wrong))).propagate is None
+def test_propagation_stays_off_where_it_may_harm(distances: list[float], wrong: int) -> None:
+    assert choose(measured((flow("4:0.35"), distances, wrong))).propagate is None
 
 
 @pytest.mark.parametrize(("videos", "questions"), [(1, 25), (4, 4)])
@@ -98,7 +100,7 @@ def test_what_could_not_be_tried_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kls", "wrong", "weights"),
+    ("distances", "wrong", "weights"),
     [
         ([0.005] * 4, 0, RISING),
         ([0.0095] * 4, 0, ()),
@@ -108,9 +110,9 @@ def test_what_could_not_be_tried_stays_as_it_is() -> None:
     ids=["better", "hardly better", "not for sure", "an answer less"],
 )
 def test_layers_stay_equal_unless_a_shape_is_clearly_better(
-    kls: list[float], wrong: int, weights: tuple[float, ...]
+    distances: list[float], wrong: int, weights: tuple[float, ...]
 ) -> None:
-    seen = measured((trial("layer budgets", "rising"), kls, wrong))
+    seen = measured((trial("layer budgets", "rising"), distances, wrong))
     assert choose_weights(costs(seen)) == weights
 
 
@@ -121,7 +123,7 @@ def test_costs_are_held_against_ours_and_plain_sparsity_against_dense() -> None:
     )
     ours, random, sparse = costs(seen)
     assert (ours.above, ours.lost) == (0.0, 0)
-    assert (random.kl, random.above, random.lost) == (pytest.approx(0.6), pytest.approx(0.59), 40)
+    assert (random.distance, random.above, random.lost) == (pytest.approx(0.6), pytest.approx(0.59), 40)
     assert random.error == pytest.approx(0.1 * (4 / 3) ** 0.5 / 4**0.5)
     assert (sparse.above, sparse.lost) == (pytest.approx(0.03), 3)
 

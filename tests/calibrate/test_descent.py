@@ -19,9 +19,9 @@ def far(weights: Sequence[float]) -> float:
     return 0.01 * sum(abs(math.log2(a / b)) for a, b in zip(weights, GOAL, strict=True))
 
 
-def costing(kl: Callable[[Sequence[float]], float], asked: int = 100) -> Callable[[Sequence[Trial]], list[Cost]]:
+def costing(distance: Callable[[Sequence[float]], float], asked: int = 100) -> Callable[[Sequence[Trial]], list[Cost]]:
     def measure(tried: Sequence[Trial]) -> list[Cost]:
-        at = [kl(trial.arm.layer_weights) for trial in tried]
+        at = [distance(trial.arm.layer_weights) for trial in tried]
         return [
             Cost(trial, asked, asked, cost, 0.1, cost - at[0], 0.0, 0) for trial, cost in zip(tried, at, strict=True)
         ]
@@ -32,8 +32,8 @@ def costing(kl: Callable[[Sequence[float]], float], asked: int = 100) -> Callabl
 def test_it_arrives_within_a_factor() -> None:
     found, path = descend(4, (), 0.05, 10, costing(far))
     assert all(abs(math.log2(weight / goal)) <= 0.5 for weight, goal in zip(found, GOAL, strict=True))
-    kls = [cost.kl for cost in path]
-    assert kls == sorted(kls, reverse=True)
+    distances = [cost.distance for cost in path]
+    assert distances == sorted(distances, reverse=True)
 
 
 def test_moves_that_help_only_alone_are_not_joined() -> None:

@@ -50,7 +50,7 @@ def test_an_answer_that_is_cut_short_can_be_right(demo: Adapter, clip: tuple[lis
     whole = Trial("budget", "purekv 1", Dialled("purekv", "1", "known"))
     seen.add(demo, [replace(items[0], truth="")], frames, [whole], longest=3)
     assert (seen.dense_right, seen.outcomes[whole][0].right) == (1, True)
-    assert seen.outcomes[whole][0].kl == pytest.approx(0, abs=1e-5)
+    assert seen.outcomes[whole][0].distance == pytest.approx(0, abs=1e-5)
 
 
 def test_every_trial_is_told_of_every_question_or_why_not(demo: Adapter, clip: tuple[list[Item], Frames]) -> None:
@@ -64,7 +64,7 @@ def test_every_trial_is_told_of_every_question_or_why_not(demo: Adapter, clip: t
     assert [outcome.question for outcome in seen.outcomes[ours]] == [0, 1]
     first, second, third = (seen.outcomes[trial][0] for trial in (ours, shaped, scored))
     assert second.kept == pytest.approx(first.kept, abs=0.01)  # equal bytes
-    assert len({first.kl, second.kl, third.kl}) == 3  # and yet not the same
+    assert len({first.distance, second.distance, third.distance}) == 3  # and yet not the same
     assert impossible not in seen.outcomes
     assert "text that must stay" in seen.errors[impossible]
     assert (seen.videos, seen.questions) == (1, 2)
