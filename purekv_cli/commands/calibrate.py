@@ -35,7 +35,7 @@ class CalibrateFlags:
     ] = "purekv,purekv-uniform,purekv-paper,random"
     tolerance: Annotated[
         float,
-        _own("--tolerance", help="Distance from dense that propagation or sparsity may add.", metavar="SHARE", show_default=True),
+        _own("--tolerance", help="Distance propagation or sparsity may add.", metavar="SHARE", show_default=True),
     ] = 0.02
     steps: Annotated[
         int, _own("--steps", help="In which the layers' weights are moved.", metavar="N", min=0, show_default=True)
