@@ -10,10 +10,8 @@ from transformers import AutoTokenizer
 from purekv_cli.errors import ModelUnavailable, OutOfResources, PureKVError
 from purekv_cli.models import hub
 from purekv_cli.models.base import Adapter
-from purekv_cli.models.placement import place
+from purekv_cli.models.placement import DAMAGED, place
 from purekv_cli.models.registry import Family, Source, family_of, preprocessor_config
-
-_DAMAGED = "The checkpoint is damaged, half downloaded or of another layout: fetch it again."
 
 
 def load_folder(source: Source, dtype: str, device: str, device_map: str | None) -> Adapter:
@@ -51,10 +49,10 @@ def load_folder(source: Source, dtype: str, device: str, device_map: str | None)
     except PureKVError:
         raise
     except Exception as error:  # damaged files end in whatever the libraries that read them happen to raise
-        raise ModelUnavailable(f"{source.name} could not be loaded: {_first_line(error)}", _DAMAGED) from error
+        raise ModelUnavailable(f"{source.name} could not be loaded: {_first_line(error)}", DAMAGED) from error
     model, found = loaded
     if missing := sorted(found["missing_keys"]):
-        raise ModelUnavailable(f"{source.name} lacks {len(missing)} weights, such as {missing[0]}", _DAMAGED)
+        raise ModelUnavailable(f"{source.name} lacks {len(missing)} weights, such as {missing[0]}", DAMAGED)
     preprocessor = preprocessor_config(folder)
     geometry = source.geometry or family.geometry(config, preprocessor)
     adapter: Adapter = _named(family.adapter).of(

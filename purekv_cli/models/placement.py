@@ -10,14 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from purekv_cli.errors import OutOfResources, UsageError, unknown
+from purekv_cli.errors import ModelUnavailable, OutOfResources, UsageError, unknown
 from purekv_cli.memory import free_memory
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _FLOATS = {"F64", "F32", "F16", "BF16"}  # safetensors' names of what is cast on loading
 _STORED = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}  # bytes of what is not
+DAMAGED = "The checkpoint is damaged, half downloaded or of another layout: fetch it again."
 _SPEECH = ("talker.", "token2wav.")  # parts of Qwen2.5-Omni that are never loaded
 
 
@@ -111,15 +112,28 @@ def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def parameter_bytes(weights: Iterable[Path], dtype: torch.dtype) -> int:
-    """Bytes of the parameters once loaded as `dtype`; integer weights stay as they are. Reads only the headers."""
+    """Bytes of the parameters once loaded as `dtype`; integer weights stay as they are. Reads only the headers.
+
+    Raises:
+        ModelUnavailable: a header that cannot be read.
+    """
     total = 0
     for path in weights:
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                if name.startswith(_SPEECH):
-                    continue
-                entry = file.get_slice(name)
-                total += math.prod(entry.get_shape()) * (
-                    dtype.itemsize if entry.get_dtype() in _FLOATS else _STORED.get(entry.get_dtype(), 1)
-                )
+        try:
+            total += _bytes_in(path, dtype)
+        except SafetensorError as error:
+            raise ModelUnavailable(f"{path} could not be loaded: {error}", DAMAGED) from error
+    return total
+
+
+def _bytes_in(path: Path, dtype: torch.dtype) -> int:
+    total = 0
+    with safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            if name.startswith(_SPEECH):
+                continue
+            entry = file.get_slice(name)
+            total += math.prod(entry.get_shape()) * (
+                dtype.itemsize if entry.get_dtype() in _FLOATS else _STORED.get(entry.get_dtype(), 1)
+            )
     return total

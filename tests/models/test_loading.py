@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from purekv_cli.errors import ModelUnavailable, OutOfResources, UsageError
-from purekv_cli.models import registry
+from purekv_cli.models import hub, registry
 from purekv_cli.models.placement import cpu_has_bfloat16, parameter_bytes
 from purekv_cli.video.frames import Frames
 from tests.models.conftest import released_weights, write_checkpoint
@@ -102,6 +102,8 @@ def test_garbage_weights_are_refused(checkpoint: Path, tmp_path: Path, content: 
     (folder / "model-00001-of-00002.safetensors").write_bytes(content)
     with pytest.raises(ModelUnavailable, match="could not be loaded"):
         registry.load(registry.resolve(str(folder)), device="cpu")
+    with pytest.raises(ModelUnavailable, match="could not be loaded"):  # a plan counts them before anything is loaded
+        parameter_bytes(hub.weight_files(folder), torch.float32)
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "not json"])
