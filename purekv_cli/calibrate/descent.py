@@ -25,7 +25,11 @@ def descend(
     """
     here: Weights = start or (1.0,) * layers
     best, lowest, path = start, float("inf"), []
+    begun: set[Weights] = set()
     for _ in range(steps):
+        if here in begun:
+            break
+        begun.add(here)
         found = measure(moves(layers, here, budget))
         if not found[0].decides:
             break

@@ -43,8 +43,10 @@ def test_moves_that_help_only_alone_are_not_joined() -> None:
         light = sum(weight < 1 for weight in weights[:2])
         return (0.1, 0.05, 0.5)[light] + 0.001 * weights[0]
 
-    found, _ = descend(3, (), 0.05, 6, costing(either))
+    found, path = descend(3, (), 0.05, 20, costing(either))
     assert either(found) < 0.051
+    began = [cost.trial.arm.layer_weights for cost in path]
+    assert len(set(began)) == len(began) < 20  # no way is gone twice
 
 
 def test_where_nothing_helps_or_too_little_was_asked_all_stays() -> None:
