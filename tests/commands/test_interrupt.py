@@ -53,6 +53,7 @@ def test_ctrl_c(stage: str, clip: Path, bundle: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job has it ignored
     )
     assert process.stderr is not None
     seen = []
