@@ -103,4 +103,4 @@ def test_models_list_says_how_every_family_was_verified(capfd: pytest.CaptureFix
         told = json.loads(shown(capfd, *line))["families"]
         assert {"qwen2_5_vl", "qwen3_vl", "internvl"} <= {family["name"] for family in told}
         assert all(family["verified"] and family["architectures"] for family in told)
-    assert "H200" in json.loads(shown(capfd, "models", "--json"))["contract"]
+    assert "5.17" in json.loads(shown(capfd, "models", "--json"))["contract"]
