@@ -144,12 +144,22 @@ def make_plan(
         unheard = f"of the sound, the model hears the first {geometry.audio_seconds:g} s"
         chosen = replace(chosen, note="; ".join(note for note in (chosen.note, unheard) if note))
     prompt = math.prod(grid) + audio + TEXT_TOKENS
-    kept = prompt
-    if method.policy != "dense":
-        at_least = 1  # of the text: the engine knows it all, and refuses a budget that does not hold it
-        kept = method.budget.entries(prompt, at_least, geometry.kv_bytes(1, bytes_per_value))
+    kept = kept_of(method, prompt, geometry.kv_bytes(1, bytes_per_value))
     listens = settings.sound.audio
     return Plan(info, chosen, size, grid, geometry, preset, method, prompt, kept, bytes_per_value, audio, listens)
+
+
+def kept_of(method: MethodConfig, prompt: int, entry_bytes: int, text: int = 1) -> int:
+    """Entries that a method keeps of a prompt: an estimate.
+
+    Args:
+        entry_bytes: of one token over all layers and heads.
+        text: tokens known to stay; the engine knows them all, and refuses a budget that does not hold them.
+
+    Raises:
+        UsageError: the budget does not hold them.
+    """
+    return prompt if method.policy == "dense" else method.budget.entries(prompt, text, entry_bytes)
 
 
 def with_text(plan: Plan, subtitles: SubtitleSettings, folder: Path | None, form: str = "") -> Plan:
@@ -169,10 +179,10 @@ def with_text(plan: Plan, subtitles: SubtitleSettings, folder: Path | None, form
     if not around.tokens:
         return plan
     prompt, kept = plan.prompt_tokens + around.tokens, plan.kept_tokens + around.tokens
-    if plan.method.policy != "dense" and not shares_prefill(plan.method):
+    if not shares_prefill(plan.method):
         entry = plan.geometry.kv_bytes(1, plan.bytes_per_value)
         try:
-            kept = plan.method.budget.entries(prompt, around.tokens + TEXT_TOKENS, entry)
+            kept = kept_of(plan.method, prompt, entry, around.tokens + TEXT_TOKENS)
         except UsageError as error:
             less = ", or fewer tokens of subtitles (--subs-tokens)." if around.before else "."
             raise UsageError(str(error), error.hint.removesuffix(".") + less) from None

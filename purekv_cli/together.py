@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from purekv_cli.errors import UsageError
 from purekv_cli.models.geometry import ModelGeometry, one_video
-from purekv_cli.pipeline import TEXT_TOKENS, Listener, Plan, make_plan
+from purekv_cli.pipeline import TEXT_TOKENS, Listener, Plan, kept_of, make_plan
 from purekv_cli.settings import Settings
 from purekv_cli.video.info import VideoInfo
 
@@ -50,7 +50,5 @@ def plan_together(
         ]
     first, *others = plans
     prompt = sum(math.prod(plan.grid) for plan in plans) + TEXT_TOKENS
-    kept = prompt
-    if first.method.policy != "dense":
-        kept = first.method.budget.entries(prompt, 1, geometry.kv_bytes(1, bytes_per_value))
+    kept = kept_of(first.method, prompt, geometry.kv_bytes(1, bytes_per_value))
     return replace(first, prompt_tokens=prompt, kept_tokens=kept, also=tuple(others))
