@@ -3,12 +3,8 @@
 Every clip is rendered from its seed, written as H.264, probed, sampled at its own frame times and decoded.
 """
 
-import multiprocessing
 import random
 import tempfile
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 from purekv_cli.demo.clips import Clip, make_clip, write_clip
@@ -62,43 +58,3 @@ def frames_of(video: str, geometry: ModelGeometry) -> Frames:
     info = probe(path)
     plan = sample(info, SampleSpec(start=start, end=end))
     return decode(info, plan, geometry.frame_size(info.height, info.width))
-
-
-def videos(
-    suite: str,
-    seeds: Iterable[int],
-    geometry: ModelGeometry,
-    *,
-    questions: int | None = None,
-    unseen_wordings: bool = False,
-    workers: int = 0,
-) -> Iterator[tuple[list[Item], Frames]]:
-    """Every clip's items and frames, in order; with workers, made by so many processes ahead of who asks for them."""
-    requests = [(seed, suite, unseen_wordings, geometry, questions) for seed in seeds]
-    if not workers:
-        yield from map(_made, requests)
-        return
-    waiting: deque[Future[tuple[list[Item], Frames]]] = deque()
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread) as pool:
-        try:
-            for request in requests:
-                waiting.append(pool.submit(_made, request))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _made(request: tuple[int, str, bool, ModelGeometry, int | None]) -> tuple[list[Item], Frames]:
-    seed, suite, unseen_wordings, geometry, questions = request
-    clip = make_clip(seed, suite, unseen_wordings)
-    return items_of(clip, questions), clip_frames(clip, geometry)
