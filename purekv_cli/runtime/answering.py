@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,6 +19,7 @@ from purekv_cli.runtime.embed import embed_clip, embed_tokens
 from purekv_cli.runtime.events import Answer, Event, Progress, RunStats, Text
 from purekv_cli.runtime.fast import fast_path
 from purekv_cli.runtime.fast_prefill import fast_prefill
+from purekv_cli.runtime.fast_turn import fast_turn
 from purekv_cli.runtime.metrics import StageClock
 from purekv_cli.runtime.prompt import Prompt
 from purekv_cli.runtime.sampling import Generation, Sampler
@@ -95,8 +97,7 @@ class _Run:
                 session.mark = session.cache.mark()  # later questions begin here too
                 embeds = embed_tokens(self._model, turn.ids)
             if turn.prompt is None:
-                with self._told(attached, 1, emit):
-                    hidden = self._feed(attached, session.cache, embeds, turn.positions)
+                hidden = self._go_on(attached, session.cache, embeds, turn.positions, emit)
             logits = self._logits(hidden)
         session.next_position = next_position(turn.positions)
         session.unfed = []
@@ -241,6 +242,15 @@ class _Run:
         session.sparse = attached.sparse
         return hidden
 
+    def _go_on(self, attached: Attached, cache: CompactCache, embeds: Tensor, positions: Tensor, emit: Emit) -> Tensor:
+        """A turn over what has been read, fast where possible; returns the last token's hidden state."""
+        if self._fast.weights is not None:
+            with suppress(Unsupported):
+                tell = lambda done, total: emit(Progress("prefill", done, total))  # noqa: E731
+                return fast_turn(self._fast.weights, embeds, positions, cache, tell)
+        with self._told(attached, 1, emit):
+            return self._feed(attached, cache, embeds, positions)
+
     def _feed(self, attached: Attached, cache: CompactCache, embeds: Tensor, positions: Tensor) -> Tensor:
         """Run the decoder; returns the last token's hidden state [1, 1, hidden]."""
         out = attached.decoder(
@@ -278,8 +288,10 @@ class _Run:
 
     def _measure(self, attached: Attached, cache: CompactCache) -> None:
         """Count the cache's tensors as they are right after prefill."""
-        kept = [(places >= 0).sum() / places.shape[1] for places in cache.kept]
-        self._entries = float(torch.stack([count.cpu() for count in kept]).mean())
+        self._entries = fmean(
+            float((layer.kept_pos >= 0).sum()) / layer.kept_pos.shape[1] if layer.has_holes else layer.entries
+            for layer in cache.layers
+        )
         self._prompt_tokens = cache.get_seq_length()
         self._bytes_full = self._prompt_tokens * sum(layer.entry_bytes for layer in cache.layers)
         self._bytes_kept = cache.kv_bytes()
