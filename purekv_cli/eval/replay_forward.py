@@ -13,27 +13,8 @@ from torch import Tensor
 from purekv_cli.kernels import fused
 from purekv_cli.kernels.attention import attention
 from purekv_cli.runtime.fast_layer import mlp, project
+from purekv_cli.runtime.states import States
 from purekv_cli.runtime.weights import DecoderWeights
-
-
-@dataclass(frozen=True, slots=True)
-class States:
-    """What one layer shows of R rows of n tokens: rotated queries and keys, values, log-sum-exp."""
-
-    query: Tensor  # [R, Hq, n, D]
-    key: Tensor  # [R, Hkv, n, D]
-    value: Tensor  # [R, Hkv, n, D]
-    lse: Tensor | None  # float32 [R, Hq, n]
-
-    def part(self, row: int, tokens: slice) -> "States":
-        """Some tokens of one row, which stays an axis."""
-        query, key, value = (t[row : row + 1, :, tokens] for t in (self.query, self.key, self.value))
-        return States(query, key, value, None if self.lse is None else self.lse[row : row + 1, :, tokens])
-
-    def then(self, later: "States") -> "States":
-        """These tokens and, after them, later ones."""
-        pairs = ((getattr(self, name), getattr(later, name)) for name in ("query", "key", "value", "lse"))
-        return States(*(torch.cat(pair, 2) for pair in pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +76,10 @@ def read(
         query, key, value = (t[0].unflatten(1, (count, length)).transpose(0, 1) for t in projected)
         keys, values, mask = (key, value, None) if pasts is None else pasts[index].then(key, value)
         out, lse = attention(query, keys, values, weights.scaling, causal=True, mask=mask, need_lse=keep)
-        if keep:
-            shown.append(States(query, key, value, lse))
         attended = F.linear(out.transpose(1, 2).flatten(2).flatten(0, 1), layer.out)
         normed, hidden = fused.add_rms_norm(attended, hidden, layer.mlp_norm, weights.epsilon)
         following = weights.layers[index + 1].attention_norm if index + 1 < len(weights.layers) else weights.norm
         normed, hidden = fused.add_rms_norm(mlp(layer, normed), hidden, following, weights.epsilon)
+        if lse is not None:
+            shown.append(States(query, key, value, lse, hidden.unflatten(0, (count, 1, length))))
     return normed.unflatten(0, (count, length)), shown

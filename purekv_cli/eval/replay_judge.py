@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from purekv_cli.errors import PureKVError
-from purekv_cli.eval.replay_forward import States
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.layout import PromptMasks
 from purekv_cli.runtime.cache import CompactLayer
 from purekv_cli.runtime.prefill import Prefill
 from purekv_cli.runtime.prompt import Prompt
+from purekv_cli.runtime.states import States
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from torch import Tensor
 
 from purekv_cli.eval.arms import Arm
 from purekv_cli.eval.replay_forward import Past
+from purekv_cli.eval.replay_judge import ReadPrompt
 from purekv_cli.eval.replay_prefill import Captured
 from purekv_cli.method.policies import POLICIES
 from purekv_cli.runtime.attach import attach
 from purekv_cli.runtime.cache import CompactCache
 from purekv_cli.runtime.embed import embed_tokens
 from purekv_cli.runtime.fast_prefill import fast_prefill
-from purekv_cli.runtime.prompt import Prompt
 from purekv_cli.runtime.weights import Unsupported
 
 
@@ -20,26 +20,23 @@ def prefills_itself(arm: Arm) -> bool:
     return arm.sparse or arm.propagate is not None or getattr(POLICIES.get(arm.policy), "drops_tokens", False)
 
 
-def own_prefill(clip: Captured, arm: Arm, text: Tensor, room: int = 0) -> tuple[CompactCache, Tensor]:
+def own_prefill(clip: Captured, arm: Arm, text: Tensor, read: ReadPrompt) -> tuple[CompactCache, Tensor]:
     """The cache after the prefix and a text, int64 [n]; the last token's log-probabilities, float32 [1, vocabulary].
 
     Args:
-        room: tokens that the budget has to hold besides this prompt.
+        read: the same, read densely: as far as all tokens flow, and read everything, it isn't read again.
 
     Raises:
         UsageError: the budget does not even hold the text. Unsupported: this needs the fast prefill, and it can't.
     """
-    embeds, positions = clip.embeds, clip.inputs.position_ids[..., : clip.length]
+    embeds, positions, prompt = clip.embeds, read.positions, read.prompt
     if len(text):
         embeds = torch.cat([embeds, embed_tokens(clip.adapter.model, text[None])], 1)
-        positions = torch.cat([positions, clip.positions(0, len(text))], -1)
-    prompt = Prompt.of_layouts([clip.layout(len(text))])
-    prompt.reserve = room
     config = arm.of_model(clip.adapter.name)
     with attach(clip.adapter.model, config) as attached:
         cache = attached.new_cache(prompt)
         try:
-            hidden = fast_prefill(clip.weights, embeds, positions, prompt, config, cache)
+            hidden = fast_prefill(clip.weights, embeds, positions, prompt, config, cache, known=read.states)
         except Unsupported:
             if config.propagate is not None:
                 raise

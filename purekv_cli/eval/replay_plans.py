@@ -7,7 +7,7 @@ from torch import Tensor
 
 from purekv_cli.errors import PureKVError
 from purekv_cli.eval.arms import Arm
-from purekv_cli.eval.replay_judge import Kept, kept
+from purekv_cli.eval.replay_judge import Kept, ReadPrompt, kept
 from purekv_cli.eval.replay_own import entries, own_prefill, prefills_itself
 from purekv_cli.eval.replay_prefill import Captured
 from purekv_cli.eval.replay_rows import Asked, Row
@@ -30,6 +30,7 @@ class Plans:
     def __init__(self, clip: Captured, asked: Sequence[Asked]) -> None:
         self._clip, self._asked = clip, asked
         self._shared: dict[Arm, Plan | str] = {}
+        self._prompts: dict[tuple[int, str | None, bool], tuple[Tensor, ReadPrompt]] = {}
 
     def of(self, number: int, arms: Sequence[Arm]) -> list[Plan | str]:
         """For the question of that number, or why there is none."""
@@ -43,21 +44,28 @@ class Plans:
 
     def _of_kind(self, number: int, arms: Sequence[Arm]) -> list[Plan | str]:
         """For arms that differ in the budget, or in what happens once the whole prompt has been pruned."""
-        clip, first = self._clip, arms[0]
-        asked = self._asked[0 if first.when == "unknown" else number]
-        texts, row, text, room = asked.texts, asked.row, asked.tail, 0
-        if first.when == "unknown":
-            text = clip.adapter.tail(first.probe or "")[0]
-            if first.probe is None:  # nothing is read, but counted, as `Session.ask` does
-                text, room = text[:0], len(text)
-            if len(text):
-                texts, row = clip.texts([text]), 0
+        first = arms[0]
+        text, read = self._read(0, first.probe, True) if first.when == "unknown" else self._read(number, None, False)
         if prefills_itself(first):
-            return self._own(arms, text, room)
+            return self._own(arms, text, read)
         budgets = list(dict.fromkeys(arm.budget for arm in arms))
-        configs = [replace(first, budget=budget).of_model(clip.adapter.name) for budget in budgets]
-        sets = dict(zip(budgets, kept(clip.prompt(texts, row, len(text), room), configs), strict=True))
+        configs = [replace(first, budget=budget).of_model(self._clip.adapter.name) for budget in budgets]
+        sets = dict(zip(budgets, kept(read, configs), strict=True))
         return [self._plan(sets[arm.budget], len(text), arm.when == "prompt") for arm in arms]
+
+    def _read(self, number: int, probe: str | None, unknown: bool) -> tuple[Tensor, ReadPrompt]:
+        """The text that follows the video while it is pruned, int64 [n], and the prompt of both, read once."""
+        if (number, probe, unknown) not in self._prompts:
+            clip, asked, room = self._clip, self._asked[number], 0
+            texts, row, text = asked.texts, asked.row, asked.tail
+            if unknown:
+                text = clip.adapter.tail(probe or "")[0]
+                if probe is None:  # nothing is read, but counted, as `Session.ask` does
+                    text, room = text[:0], len(text)
+                if len(text):
+                    texts, row = clip.texts([text]), 0
+            self._prompts[number, probe, unknown] = text, clip.prompt(texts, row, len(text), room)
+        return self._prompts[number, probe, unknown]
 
     def _plan(self, found: Found, text: int, after: bool) -> Plan | str:
         """Of positions in a prompt with `text` tokens after the prefix: text always stays, and it comes last."""
@@ -70,12 +78,12 @@ class Plans:
         total = sum(rows.shape[-1] for rows in (found.layers if after else layers))
         return Plan(Row(layers, found.holes, after), total)
 
-    def _own(self, arms: Sequence[Arm], text: Tensor, room: int) -> list[Plan | str]:
+    def _own(self, arms: Sequence[Arm], text: Tensor, read: ReadPrompt) -> list[Plan | str]:
         """The same for arms with a prefill of their own, one for every budget."""
         found: dict[tuple[str, bool], Plan | str] = {}
         for budget in dict.fromkeys(arm.budget for arm in arms):
             try:
-                cache, first = own_prefill(self._clip, replace(arms[0], budget=budget), text, room)
+                cache, first = own_prefill(self._clip, replace(arms[0], budget=budget), text, read)
             except (PureKVError, Unsupported) as error:
                 found[budget, True] = found[budget, False] = str(error)
                 continue

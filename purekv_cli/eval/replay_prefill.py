@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from purekv_cli.eval.replay_forward import Past, States, angles, read
+from purekv_cli.eval.replay_forward import Past, angles, read
 from purekv_cli.eval.replay_judge import ReadPrompt
 from purekv_cli.method.layout import VideoLayout
 from purekv_cli.models.base import Adapter, Inputs
 from purekv_cli.runtime.answering import next_position, text_positions
 from purekv_cli.runtime.embed import embed_prompt, embed_tokens
 from purekv_cli.runtime.prompt import Prompt
+from purekv_cli.runtime.states import States
 from purekv_cli.runtime.weights import DecoderWeights, read_weights
 from purekv_cli.video.frames import Frames
 

@@ -7,7 +7,7 @@ the device inside a layer. With propagation most tokens end below layer P: that 
 and value, but queries, output and MLP only of those that flow on; the last layer does so for the last token alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -29,6 +29,7 @@ from purekv_cli.runtime.fast_scoring import Flow, Shown, make_scorer
 from purekv_cli.runtime.metrics import KVMeter, StageClock
 from purekv_cli.runtime.prompt import Prompt
 from purekv_cli.runtime.rotary import rotary_of
+from purekv_cli.runtime.states import States
 from purekv_cli.runtime.weights import DecoderWeights, LayerWeights, Unsupported
 
 Rows = Tensor | slice | None  # some tokens of the flow; None: all
@@ -45,6 +46,7 @@ def fast_prefill(
     meter: KVMeter | None = None,
     clock: StageClock | None = None,
     tell: Callable[[int, int], None] | None = None,
+    known: Sequence[States] | None = None,
 ) -> Tensor:
     """Read a prompt and fill an empty cache as the stock path would.
 
@@ -58,6 +60,7 @@ def fast_prefill(
         meter: counts K and V bytes.
         clock: times the parts "scoring" (attention mass) and "pruning" (selection and compaction).
         tell: called after every layer with (layers done, layers).
+        known: what a dense prefill of this prompt has shown: layers in which all tokens flow are looked up in it.
 
     Returns:
         The last token's hidden state after the final norm, [1, 1, H].
@@ -74,7 +77,7 @@ def fast_prefill(
         raise Unsupported("a prompt in chunks")
     with torch.no_grad():
         run = _FastPrefill(weights, positions, prompt, config, embeds, meter or KVMeter(), clock)
-        return run.forward(embeds[0], cache, tell)
+        return run.forward(embeds[0], cache, tell, known)
 
 
 def uses_sparse(config: MethodConfig, prompt: Prompt) -> bool:
@@ -161,11 +164,20 @@ class _FastPrefill:
             order = runs.key_order
             self._key_rows = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
 
-    def forward(self, hidden: Tensor, cache: CompactCache, tell: Callable[[int, int], None] | None) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        cache: CompactCache,
+        tell: Callable[[int, int], None] | None,
+        known: Sequence[States] | None,
+    ) -> Tensor:
         """[1, 1, H] from embeddings [N, H]."""
-        layers, epsilon = self._weights.layers, self._weights.epsilon
-        normed = fused.rms_norm(hidden, layers[0].attention_norm, epsilon)
-        for index, layer in enumerate(layers):
+        layers, epsilon, begin = self._weights.layers, self._weights.epsilon, 0
+        if known is not None and self._layout is None:
+            begin = len(layers) if self._narrow_at is None else self._narrow_at + 1
+            hidden = self._recall(known[:begin])
+        normed = fused.rms_norm(hidden, (*(each.attention_norm for each in layers), self._weights.norm)[begin], epsilon)
+        for index, layer in enumerate(layers[begin:], begin):
             attended, hidden = self._attend(index, layer, normed, hidden)
             normed, hidden = fused.add_rms_norm(F.linear(attended, layer.out), hidden, layer.mlp_norm, epsilon)
             del attended
@@ -181,6 +193,20 @@ class _FastPrefill:
             cache.layers[index].adopt(key, value, positions, self._length)
         cache.sparse, cache.propagated = self._sparse, self._narrow_at is not None
         return normed[-1:][None]
+
+    def _recall(self, known: Sequence[States]) -> Tensor:
+        """Score and prune layers that were read before; the hidden states of the tokens that flow on, [m, H]."""
+        score: Tensor | None = None
+        for index, layer in enumerate(known):
+            suffix = self._scorer.rows(self._flow)
+            lse = layer.lse[:, :, -suffix:] if self._needs_lse(index) else None
+            score = self._observe(index, layer.query[:, :, -suffix:], lse, layer.key, layer.value, None)
+        hidden = known[-1].hidden[0, 0]
+        if self._narrow_at is None:
+            return hidden
+        rows = self._rows_on(self._narrow_at, score)
+        self._narrow(rows)
+        return hidden.index_select(0, rows)
 
     def _attend(self, index: int, layer: LayerWeights, normed: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Attention output [m, Hq * D] and residual [m, H] of the rows that go on; the layer's entries are pruned."""
@@ -217,9 +243,7 @@ class _FastPrefill:
             if out is None:
                 out, _ = attention(query[:, :, -1:], key, value, scaling, causal=False)
             return token_major(out[:, :, -1:]), hidden[-1:]
-        if score is None:
-            raise Unsupported(f"propagation from layer {index + 1} with a policy that has no score at layer {index}")
-        rows = self._rows_on(score)
+        rows = self._rows_on(index, score)
         query, _, _ = self._project(layer, normed, "q", None, rows)
         sparse, above = self._config.sparse, None
         some = propagate.causal_rows(rows, self._flow.count)
@@ -230,13 +254,19 @@ class _FastPrefill:
                 above = build(self._layout, sparse, self._content, only=rows)
         out, _ = sparse_prefill(query, key, value, some, scaling)
         self._read(above)
+        self._narrow(rows)
+        return token_major(out), hidden.index_select(0, rows)
+
+    def _narrow(self, rows: Tensor) -> None:
+        """Only tokens `rows` of the flow go on."""
         self._scorer.narrow(rows)
         self._flow = self._flow.narrowed(rows)
         self._cos, self._sin = self._cos.index_select(0, rows), self._sin.index_select(0, rows)
-        return token_major(out), hidden.index_select(0, rows)
 
-    def _rows_on(self, score: Tensor) -> Tensor:
-        """The tokens that flow on, int64 [m]."""
+    def _rows_on(self, index: int, score: Tensor | None) -> Tensor:
+        """The tokens that flow on above layer `index`, int64 [m]."""
+        if score is None:
+            raise Unsupported(f"propagation from layer {index + 1} with a policy that has no score at layer {index}")
         if self._ends_at is not None:
             return self._scorer.flowing(score, self._entries)
         return propagate.flowing(score, self._needed, self._flowing, self._prunable, self._change)

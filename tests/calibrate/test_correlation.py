@@ -8,11 +8,11 @@ import torch
 from purekv_cli.calibrate import correlation
 from purekv_cli.calibrate.correlation import OBSERVED, correlations, summed_up
 from purekv_cli.calibrate.ranks import spearman
-from purekv_cli.eval.replay_forward import States
 from purekv_cli.eval.replay_judge import ReadPrompt
 from purekv_cli.kernels.attention import attention
 from purekv_cli.method.config import Observe
 from purekv_cli.runtime.prompt import Prompt
+from purekv_cli.runtime.states import States
 from tests.method.prompts import prompt
 
 LAYERS, HEADS, KV_HEADS, DIM, SCALING = 3, 4, 2, 8, 0.35
@@ -28,7 +28,7 @@ def read() -> ReadPrompt:
         query = torch.randn(1, HEADS, layout.length, DIM, generator=generator) * 2
         key, value = (torch.randn(1, KV_HEADS, layout.length, DIM, generator=generator) for _ in range(2))
         _, lse = attention(query, key, value, SCALING, causal=True, need_lse=True)
-        states.append(States(query, key, value, lse))
+        states.append(States(query, key, value, lse, torch.zeros(1, 1, layout.length, 1)))
     return ReadPrompt(Prompt.of_layouts([layout]), states, SCALING)
 
 

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from purekv_cli.kernels.attention_mass.reduce import Reduce
 
-_BLOCK_ELEMENTS = {"cpu": 2**22, "cuda": 2**27}
+_BLOCK_ELEMENTS = {"cpu": 2**19, "cuda": 2**27}  # of a CPU: what its caches hold
+_LEAST = torch.finfo(torch.float32).min  # a row without keys has lse = -inf: it gives nothing
 
 
 def attention_mass(
@@ -25,24 +26,26 @@ def attention_mass(
     # The observed rows of every prompt, in order; prompts with fewer are filled up with -1.
     numbers = torch.where(rows, torch.arange(length, device=device), length).sort(-1).values[:, :most]
     numbers = numbers.masked_fill(numbers == length, -1)
-    keys = key.float().mT[:, :, None]  # [B, Hkv, 1, D, M]
+    keys = key.float().mT  # [B, Hkv, D, M]
     step = max(1, _BLOCK_ELEMENTS.get(device.type, 2**24) // (batch * heads * columns))
     for start in range(0, most, step):
         taken = numbers[:, start : start + step]  # [B, R]
         end = int(taken.max()) + offset + 1  # no row of the block sees a later key
         at = taken.clamp(min=0)[:, None, :]
-        block = query.gather(2, at[..., None].expand(-1, heads, -1, dim)).float()
-        scores = block.view(batch, kv_heads, groups, -1, dim) @ keys[..., :end] * scaling
+        block = query.gather(2, at[..., None].expand(-1, heads, -1, dim)).float() * scaling
+        scores = (block.view(batch, kv_heads, -1, dim) @ keys[..., :end]).view(batch, kv_heads, groups, -1, end)
         seen = torch.arange(end, device=device) <= (taken + offset)[..., None]  # [B, R, end]
         seen &= (taken >= 0)[..., None]
         if valid is not None:
             seen = seen & valid[:, None, :end]
-        scores = scores.masked_fill(~seen[:, None, None], float("-inf"))
+        least = int(taken.min())
+        free = least + offset if valid is None and least >= 0 else 0  # so many keys are seen by all rows of the block
+        scores[..., free:].masked_fill_(~seen[:, None, None, :, free:], float("-inf"))
         if lse is None:
             total = scores.logsumexp(-1, keepdim=True)
         else:
             total = lse.gather(2, at.expand(-1, heads, -1)).float().view(batch, kv_heads, groups, -1, 1)
-        weights = (scores - total).exp().masked_fill(~seen[:, None, None], 0.0)  # a row without keys has lse = -inf
+        weights = scores.sub_(total.clamp(min=_LEAST)).exp_()
         if reduce == "sum":
             mass[..., :end] += weights.sum((2, 3))
         else:
@@ -70,14 +73,14 @@ def row_mass(
     keys = key.float().mT[:, :, None]  # [B, Hkv, 1, D, M]
     step = max(1, _BLOCK_ELEMENTS.get(key.device.type, 2**24) // max(1, batch * heads * columns))
     for start in range(0, rows, step):
-        block = query[:, :, start : start + step].float().reshape(batch, kv_heads, heads // kv_heads, -1, dim)
+        block = query[:, :, start : start + step].float().reshape(batch, kv_heads, heads // kv_heads, -1, dim) * scaling
         seen = at <= row_positions[start : start + step, None]  # [R, M]
-        scores = (block @ keys * scaling).masked_fill(~seen, float("-inf"))
+        scores = (block @ keys).masked_fill_(~seen, float("-inf"))
         if lse is None:
             total = scores.logsumexp(-1, keepdim=True)
         else:
             total = lse[:, :, start : start + step].float().reshape(*scores.shape[:-1], 1)
-        weights = (scores - total).exp().masked_fill(~seen, 0.0)  # a row without keys has lse = -inf
+        weights = scores.sub_(total.clamp(min=_LEAST)).exp_()
         mass = mass + weights.sum((2, 3)) if reduce == "sum" else torch.maximum(mass, weights.amax((2, 3)))
     if pool_heads:
         mass = mass.sum(1, keepdim=True) if reduce == "sum" else mass.amax(1, keepdim=True)
