@@ -74,7 +74,7 @@ def asked(clip: Path, question: str, adapter: "Adapter", settings: "Settings", f
     shelf = None
     if folder is not None:
         key = make_key(plan, adapter.name, MODEL_DIR, dtype, adapter.device, "auto")
-        shelf = Shelf(plan, key, folder, LIMIT, stamp(clip), Terminal(quiet=True))
+        shelf = Shelf(plan, key, folder, LIMIT, stamp(clip), Terminal(quiet=True), adapter.device)
     marks.append(time.perf_counter())
     run, first = Run(plan, shelf=shelf), []
     run.recall()

@@ -1,10 +1,8 @@
 """What a session needs to answer further questions about a clip, apart from the model: its cache where they begin."""
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,20 +14,22 @@ if TYPE_CHECKING:
     from purekv_cli.runtime.session import Session
 
 
-_THREADS = 8
+Layer = tuple[Tensor, Tensor, Tensor]
+"""K and V [1, Hkv, P, D], positions int [1, Hkv or 1, P]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A pruned cache of M prompt tokens, the ones up to the end of the video."""
 
-    layers: tuple[tuple[Tensor, Tensor, Tensor], ...]  # K and V [1, Hkv, P, D], positions int [1, Hkv or 1, P]
+    layers: tuple[Layer, ...]
     ids: Tensor  # int64 [1, M]
     positions: Tensor  # int64 [4, 1, M] or [1, M], rotary
     layout: VideoLayout  # of these M
     probe: str | None  # what was read after them while the cache was pruned; None: nothing
     sparse: bool
     propagated: bool
+    ahead: list[Layer] = field(default_factory=list)  # the layers, sent to a device already: the next cache takes them
 
     @classmethod
     def of(cls, session: "Session") -> "Snapshot | None":
@@ -60,28 +60,16 @@ class Snapshot:
 
     def inputs(self, device: torch.device) -> Inputs:
         """The prompt up to the end of the video, without what the vision tower would read."""
+        rotary = self.positions[1:] if self.positions.dim() == 3 else self.positions
+        following = int(rotary.amax()) + 1
         ids, positions = self.ids.to(device), self.positions.to(device)
-        rotary = positions[1:] if positions.dim() == 3 else positions
-        return Inputs(ids, torch.ones_like(ids), positions, int(rotary.amax()) + 1, self.layout, {}, prefix=self.mark)
+        return Inputs(ids, torch.ones_like(ids), positions, following, self.layout, {}, prefix=self.mark)
 
     def cache(self, devices: list[torch.device]) -> CompactCache:
         """A cache to go on with, each layer on its device."""
-        cache = CompactCache(len(self.layers))
-        wanted = [(tensor, device) for layer, device in zip(self.layers, devices, strict=True) for tensor in layer]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            there = list(pool.map(lambda pair: _moved(*pair), wanted))
-        for index, layer in enumerate(cache.layers):
-            keys, values, positions = there[3 * index : 3 * index + 3]
+        cache, layers = CompactCache(len(self.layers)), self.ahead or self.layers
+        for layer, tensors, device in zip(cache.layers, layers, devices, strict=True):
+            keys, values, positions = (tensor.to(device) for tensor in tensors)
             layer.adopt(keys, values, positions.long(), self.mark)
+        self.ahead.clear()
         return cache
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """On the device; a GPU fetches it from pinned memory, of which there is only as much as threads work at once."""
-    if tensor.device.type != "cpu" or device.type != "cuda":
-        return tensor.to(device)
-    pinned = torch.empty(tensor.nbytes, dtype=torch.uint8, pin_memory=True)
-    np.copyto(pinned.numpy(), tensor.contiguous().flatten().view(torch.uint8).numpy())
-    there = pinned.to(device, non_blocking=True)
-    torch.cuda.current_stream(device).synchronize()
-    return there.view(tensor.dtype).view(tensor.shape)

@@ -1,13 +1,12 @@
 """One prefill as one safetensors file: written whole or not at all, believed only if every byte is as written.
 
-Reading maps the file into memory; on a CPU the cache then is the file until the first new token is appended. The
-digests are no luxury: KV entries with a flipped bit still give an answer.
+Reading maps the file into memory; on a CPU the cache then is the file until the first new token is appended, and a GPU
+is sent it while it is checked. The digests are no luxury: KV entries with a flipped bit still give an answer.
 """
 
-import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from purekv_cli.method.layout import VideoLayout
 from purekv_cli.runtime.snapshot import Snapshot
+from purekv_cli.store.checked import checked, digests
 from purekv_cli.store.header import Damaged, Header
 from purekv_cli.store.key import Key
 
@@ -65,7 +65,7 @@ def write(path: Path, key: Key, kept: Kept, tensors: dict[str, Tensor]) -> None:
         "damage": kept.damage,
         "strip": [time for time, _ in kept.strip],
     }
-    header = Header(key.name, key.video, key.facts, state, _digests(tensors))
+    header = Header(key.name, key.video, key.facts, state, digests(tensors))
     aside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         save_file(tensors, aside, header.metadata())
@@ -74,8 +74,11 @@ def write(path: Path, key: Key, kept: Kept, tensors: dict[str, Tensor]) -> None:
         aside.unlink(missing_ok=True)
 
 
-def read(path: Path, header: Header) -> Kept:
+def read(path: Path, header: Header, device: torch.device | None = None) -> Kept:
     """What was written.
+
+    Args:
+        device: where it will be needed; a GPU is sent the layers while they are checked.
 
     Raises:
         Damaged: a byte is not as it was.
@@ -83,35 +86,22 @@ def read(path: Path, header: Header) -> Kept:
     try:
         with safe_open(path, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if _digests(tensors) != header.tensors:
-            raise Damaged("its content was changed")
+        layers = [[f"{index:03d}.{name}" for name in _LAYER] for index in range(header.state["layers"])]
+        sent = checked(tensors, header.tensors, chain(*layers) if device and device.type == "cuda" else (), device)
     except (OSError, SafetensorError) as error:
         raise Damaged(str(error) or type(error).__name__) from None
     state: dict[str, Any] = header.state
     ids, grid = tensors["ids"].long(), tuple(state["grid"])
     layout = VideoLayout(ids.shape[1], tensors["video"].long(), grid, tensors["audio"].long())
-    layers = (tuple(tensors[f"{index:03d}.{name}"] for name in _LAYER) for index in range(state["layers"]))
     snapshot = Snapshot(
-        tuple(layers),  # type: ignore[arg-type]
+        tuple(tuple(tensors[name] for name in names) for names in layers),  # type: ignore[misc]
         ids,
         tensors["positions"].long(),
         layout,
         state["probe"],
         state["sparse"],
         state["propagated"],
+        [tuple(sent[name] for name in names) for names in layers if sent],  # type: ignore[misc]
     )
     pictures = (tensors[f"strip.{index}"].numpy().tobytes() for index in range(len(state["strip"])))
     return Kept(snapshot, state["damage"], tuple(zip(state["strip"], pictures, strict=True)))
-
-
-def _digests(tensors: dict[str, Tensor]) -> dict[str, str]:
-    """SHA-256 of every tensor's type, shape and bytes, side by side."""
-
-    def of(tensor: Tensor) -> str:
-        data: Any = tensor.flatten().view(_BYTE).numpy()
-        found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(data)
-        return found.hexdigest()
-
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        return dict(zip(tensors, pool.map(of, tensors.values()), strict=True))

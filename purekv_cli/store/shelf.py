@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError
 
 from purekv_cli.pipeline import Plan, shares_prefill
@@ -37,6 +38,7 @@ class Shelf:
     limit: int  # bytes of all files
     stamp: Stamp  # of the clip before its digest was taken
     terminal: Terminal
+    device: torch.device  # where what is kept will be needed
     seconds: float = 0.0  # that looking and reading took
     known: bool = False  # what a session of this plan would keep is there already
 
@@ -49,9 +51,9 @@ class Shelf:
             header = read_header(place)
             if header.key != self.key.name:
                 raise Damaged("it holds something else")
-            kept = read(place, header)
+            kept = read(place, header, self.device)
             bytes_ = place.stat().st_size
-        except (Damaged, OSError) as error:
+        except (Damaged, OSError, torch.OutOfMemoryError) as error:
             self.terminal.note(f"note: {place} is of no use ({error}) and is made anew", style="yellow")
             return None
         self.folder.touch(place)
@@ -98,4 +100,4 @@ def open_shelf(plan: Plan, model: "ChosenModel", settings: Settings, terminal: T
     except OSError as error:
         terminal.note(f"no cache on disk: {error}", style="yellow")
         return None
-    return Shelf(plan, key, Folder.of_user(), wanted.limit, before, terminal)
+    return Shelf(plan, key, Folder.of_user(), wanted.limit, before, terminal, model.device)

@@ -1,5 +1,6 @@
 """A session that goes on from a file answers as one that never ended: token by token."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -90,6 +91,19 @@ def test_a_resumed_session_can_be_put_away_again(adapter: TinyAdapter, tmp_path:
     assert all_equal(snapshot(resumed), taken)
     last(resumed.ask("why?", FEW))
     assert all_equal(snapshot(resumed), taken)
+
+
+def test_layers_that_were_sent_ahead_are_handed_over(adapter: TinyAdapter) -> None:
+    """To one cache: a second one is made from the file again."""
+    maker = engine(adapter)
+    one = maker.open(adapter.inputs("what?"))
+    expected = last(one.ask("what?", FEW)).token_ids
+    taken = snapshot(one)
+    ahead = [tuple(tensor.clone() for tensor in layer) for layer in taken.layers]
+    sent = replace(taken, layers=tuple((k * 0, v * 0, p) for k, v, p in taken.layers), ahead=ahead)
+    assert last(Session.resume(maker, sent, never).ask("what?", FEW)).token_ids == expected
+    assert not sent.ahead
+    assert last(Session.resume(maker, sent, never).ask("what?", FEW)).token_ids != expected
 
 
 def test_time_spent_reading_counts_once(adapter: TinyAdapter) -> None:
