@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import PIL
 import pytest
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,6 +18,7 @@ from purekv_cli.video.sample import middles
 FOLDER = Path(__file__).parents[2] / "data" / "videollama2"
 GOLDEN = json.loads((FOLDER / "golden.json").read_text())
 TOLERANCE = GOLDEN["tolerance"]
+TALL_IN_ANOTHER_ORDER = int(PIL.__version__.partition(".")[0]) < 13
 
 
 @pytest.fixture(scope="module", params=sorted(GOLDEN["cases"]))
@@ -46,6 +48,8 @@ def close(got: Tensor, expected: Tensor) -> None:
 def test_pixels(case: Case, name: str, make: Callable[..., Tensor]) -> None:
     facts, our, data = case
     frames = data["frames"].numpy()
+    if "pad" not in name and not our.squares.crop and "large" not in name and TALL_IN_ANOTHER_ORDER:
+        pytest.skip("made with Pillow 13, which squeezes tall frames vertically first: a level or two off before")
     clip = frames[facts["clip_frame_indices"]] if "short" not in name else frames
     close(make(our, clip, data["frames_large"].numpy()), data[name])
 
