@@ -42,17 +42,17 @@ class EvalFlags:
     ] = "unknown,known,prompt"
     suite: Annotated[
         str | None,
-        _own("--suite", help="Of clipworld: short,medium,long,verylong; of a file: its own.", metavar="LIST"),
+        _own("--suite", help="Of clipworld: short,medium,long (default), verylong, outdoors-...; of a file: its own.", metavar="LIST"),
     ] = None
     clips: Annotated[
         int | None, _own("--clips", help="Clips of each suite of clipworld (default: 200).", metavar="N", min=1)
     ] = None
     first_seed: Annotated[
-        int | None, _own("--first-seed", help="Seed of the first clip (default: 0).", metavar="N", min=0)
+        int | None, _own("--first-seed", help="Seed of the first clip (default: 20000).", metavar="N", min=0)
     ] = None
     questions: Annotated[
         int | None,
-        _own("--questions", help="Questions a clip, the narration first (default: all).", metavar="N", min=1),
+        _own("--questions", help="Questions a clip, the narration first (default: 5).", metavar="N", min=1),
     ] = None
     limit: Annotated[int | None, _own("--limit", help="Videos of each suite at most.", metavar="N", min=1)] = None
     quick: Annotated[
