@@ -14,10 +14,10 @@ from purekv_cli.models.base import Adapter
 from purekv_cli.pipeline import Plan, Run
 from purekv_cli.report.stats import stats_table
 from purekv_cli.settings import Settings
+from purekv_cli.store.probed import probed
 from purekv_cli.store.shelf import open_shelf
 from purekv_cli.terminal import Terminal
 from purekv_cli.video.frames import Frames
-from purekv_cli.video.probe import probe
 from purekv_cli.video.source import STDIN, Local
 
 SHOWN = 4  # answers that /stats has room for
@@ -99,7 +99,7 @@ class Chat:
         subtitles = replace(settings.subtitles, subs="auto" if settings.subtitles.subs == "auto" else None)
         settings = replace(settings, clip=replace(settings.clip, start=None, end=None), subtitles=subtitles)
         found = found_as(name, settings, self._sources)
-        plan = plan_for(probe(found), self._model, self._room, settings, self._terminal)
+        plan = plan_for(probed(found, settings), self._model, self._room, settings, self._terminal)
         self.begin(read(plan, self._model, settings, self._terminal))
         self._settings = settings
 

@@ -32,6 +32,7 @@ class Kept:
     snapshot: Snapshot
     damage: str | None  # of `Frames`
     strip: tuple[tuple[str, bytes], ...] = ()  # a few frames, as reports show them: (time, JPEG)
+    probed: dict[str, Any] | None = None  # of `probed.written`
 
 
 def tensors_of(kept: Kept) -> dict[str, Tensor]:
@@ -64,6 +65,7 @@ def write(path: Path, key: Key, kept: Kept, tensors: dict[str, Tensor]) -> None:
         "propagated": snapshot.propagated,
         "damage": kept.damage,
         "strip": [time for time, _ in kept.strip],
+        "probed": kept.probed,
     }
     header = Header(key.name, key.video, key.facts, state, digests(tensors))
     aside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")

@@ -48,6 +48,10 @@ class Folder:
         """Where the file of a key is, or would be."""
         return self.path / f"{name}{SUFFIX}"
 
+    def of_clip(self, name: str) -> Iterator[Path]:
+        """The files whose names begin with that."""
+        return self.path.glob(f"{name}*{SUFFIX}")
+
     def touch(self, file: Path) -> None:
         """It was of use."""
         with suppress(OSError):

@@ -45,8 +45,8 @@ def make_key(plan: Plan, model: str, folder: Path, dtype: "torch.dtype", device:
     decides = {
         "format": FORMAT,
         "version": __version__,
-        "libraries": _libraries(),
-        "code": _code(),
+        "libraries": libraries(),
+        "code": code(),
         "video": [plan.info.kind, video],
         "times": sample.times,
         "sample": [sample.start, sample.end, sample.seconds_per_frame],
@@ -68,7 +68,13 @@ def make_key(plan: Plan, model: str, folder: Path, dtype: "torch.dtype", device:
         "made": time.time(),
     }
     whole = json.dumps(decides, sort_keys=True, default=str)
-    return Key(hashlib.sha256(whole.encode()).hexdigest()[:32], video, facts)
+    name = name_of(plan.info.size_bytes, video) + hashlib.sha256(whole.encode()).hexdigest()[:32]
+    return Key(name, video, facts)
+
+
+def name_of(size: int, video: str = "") -> str:
+    """How the names of all files of a clip begin, or of all clips of a size (bytes); `video`: its digest."""
+    return f"{size:x}-" + (video[:16] + "-" if video else "")
 
 
 def _model(folder: Path) -> list[Any]:
@@ -88,12 +94,13 @@ def _machine(device: "torch.device") -> str:
 
 
 @cache
-def _libraries() -> list[str]:
+def libraries() -> list[str]:
+    """What the bits come through, by version."""
     return [f"{name} {version(name)}" for name in ("torch", "transformers", "av", "triton") if find_spec(name)]
 
 
 @cache
-def _code() -> str:
+def code() -> str:
     """Digest of this package's own code, because a version number stands still while somebody works on it."""
     package, whole = Path(__file__).parent.parent, hashlib.sha256()
     for path in sorted(path for part in _CODE for path in (package / part).rglob("*.py")):

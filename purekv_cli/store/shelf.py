@@ -17,6 +17,7 @@ from purekv_cli.store.file import Kept, read, tensors_of, write
 from purekv_cli.store.folder import Folder, NotKept
 from purekv_cli.store.header import Damaged, ago, read_header
 from purekv_cli.store.key import Key, make_key
+from purekv_cli.store.probed import written
 from purekv_cli.terminal import Terminal
 from purekv_cli.video.frames import Frames
 
@@ -71,7 +72,7 @@ class Shelf:
         try:
             if stamp(self.plan.info.path) != self.stamp:
                 raise NotKept(f"{self.plan.info.path.name} has changed meanwhile")
-            kept = Kept(snapshot, frames.damage, tuple(strip(frames)))
+            kept = Kept(snapshot, frames.damage, tuple(strip(frames)), written(self.plan.info))
             tensors = tensors_of(kept)
             need = sum(tensor.nbytes for tensor in tensors.values()) + _HEADERS
             place = self.folder.place(self.key.name)

@@ -76,7 +76,7 @@ def test_versions_and_the_code_itself_count(plan: Plan, model: Path, monkeypatch
     before = name(plan, model)
     monkeypatch.setattr(module, "__version__", "999")
     newer = name(plan, model)
-    monkeypatch.setattr(module, "_code", lambda: "somebody worked on it")
+    monkeypatch.setattr(module, "code", lambda: "somebody worked on it")
     assert len({before, newer, name(plan, model)}) == 3
 
 
