@@ -106,17 +106,17 @@ def prefill() -> None:
 
 
 def token() -> None:
-    kernels, hidden, one, norm = decode.in_triton(), none(3584, dtype=torch.float32), whole(1), none(3584)
-    kernels.embed(none(152064, 3584), whole(64), one)
+    kernels, hidden, one, norm = decode.in_triton(), none(1, 3584, dtype=torch.float32), whole(1), none(3584)
+    kernels.embed(none(152064, 3584), whole(64, 1), one)
     kernels.norm_linear(hidden, norm, 1e-6, none(4608, 3584), none(4608))
-    lists = Lists(none(20000, 128), none(20000, 128), whole(4), whole(4))
-    kernels.attend(none(4608), lists, one, none(64, 128), none(64, 128), None, 1e-6, 0.1)
-    kernels.add_linear(hidden, norm, none(3584, 3584))
+    lists = Lists(none(20000, 128), none(20000, 128), whole(1, 4), whole(1, 4))
+    kernels.attend(none(1, 4608), lists, one, none(1, 64, 128), none(1, 64, 128), None, 1e-6, 0.1)
+    kernels.add_linear(hidden, none(1, 3584), none(3584, 3584))
     kernels.norm_gated(hidden, norm, 1e-6, none(2 * 18944, 3584))
-    kernels.add_linear(hidden, none(18944), none(3584, 18944))
+    kernels.add_linear(hidden, none(1, 18944), none(3584, 18944))
     logits = kernels.logits(hidden, norm, 1e-6, none(152064, 3584))
-    dials, done = none(2, dtype=torch.float32), none(1, dtype=torch.int32)
-    sampling.draw(logits, dials, one, one, whole(64), done, greedy=True)
+    dials, done = none(1, 2, dtype=torch.float32), none(2, dtype=torch.int32)
+    sampling.draw(logits, dials, one, one, whole(64, 1), done, greedy=True)
 
 
 def main(only_list: bool) -> None:

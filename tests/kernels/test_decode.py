@@ -1,4 +1,7 @@
-"""Every operation of a decode step against its definition in float64, in Triton and in plain torch."""
+"""Every operation of a decode step against its definition in float64, in Triton and in plain torch.
+
+And of several sequences at once against each of them alone: the same bits.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,9 +56,10 @@ class Step:
         counts = torch.tensor(kept)
         starts = 5 + (counts + room).cumsum(0) - (counts + room)  # other layers' rows before and behind
         rows = int(starts[-1] + counts[-1]) + room + 7
-        lists = Lists(noise(rows, dim, seed=1), noise(rows, dim, seed=2), starts.to(DEVICE), counts.to(DEVICE))
-        qkv = 2 * noise(len(kept) * (groups + 2) * dim, seed=3)
-        angle = noise(room, dim // 2, seed=4).repeat(1, 2)
+        places = starts[None].to(DEVICE), counts[None].to(DEVICE)
+        lists = Lists(noise(rows, dim, seed=1), noise(rows, dim, seed=2), *places)
+        qkv = 2 * noise(1, len(kept) * (groups + 2) * dim, seed=3)
+        angle = noise(1, room, dim // 2, seed=4).repeat(1, 1, 2)
         norms = (noise(dim, seed=5), noise(dim, seed=6)) if normed else None
         return cls(lists, qkv, torch.tensor([step], device=DEVICE), angle.cos(), angle.sin(), norms, dim)
 
@@ -65,24 +69,25 @@ class Step:
     def expected(self) -> tuple[Tensor, Tensor, Tensor]:
         """Output [Hq * D] and the pools afterwards, written out head by head in float64."""
         lists, dim, at = self.lists, self.dim, int(self.step)
-        kv_heads = len(lists.start)
+        kv_heads = lists.start.shape[1]
         keys, values = lists.keys.double(), lists.values.double()
         rows = self.qkv.double().view(-1, dim)
         query, key, value = rows[: -2 * kv_heads], rows[-2 * kv_heads : -kv_heads], rows[-kv_heads:]
         if self.norms is not None:
             query, key = normed(query, self.norms[0]), normed(key, self.norms[1])
         query, key = (
-            x * self.cos[at].double() + torch.cat([-x[:, dim // 2 :], x[:, : dim // 2]], 1) * self.sin[at].double()
+            x * self.cos[0, at].double()
+            + torch.cat([-x[:, dim // 2 :], x[:, : dim // 2]], 1) * self.sin[0, at].double()
             for x in (query, key)
         )
         out = []
-        for head, (start, kept) in enumerate(zip(lists.start.tolist(), lists.kept.tolist(), strict=True)):
+        for head, (start, kept) in enumerate(zip(lists.start[0].tolist(), lists.kept[0].tolist(), strict=True)):
             end = start + kept + at
             keys[end], values[end] = key[head], value[head]
             group = query.view(kv_heads, -1, dim)[head]
             weights = (group @ keys[start : end + 1].T * dim**-0.5).softmax(-1)
             out.append(weights @ values[start : end + 1])
-        return torch.cat(out).flatten(), keys, values
+        return torch.cat(out).view(1, -1), keys, values
 
 
 def check(step: Step, kernels: Kernels) -> None:
@@ -112,7 +117,7 @@ def test_steps_in_a_row_read_what_the_earlier_ones_wrote(kernels: Kernels) -> No
     step = Step.of([0, 130], 7, 64)
     for number in range(3):
         step.step.fill_(number)
-        step.qkv = noise(len(step.qkv), seed=10 + number)
+        step.qkv = noise(*step.qkv.shape, seed=10 + number)
         check(step, kernels)
 
 
@@ -122,19 +127,19 @@ def test_equal_lists_lying_in_equal_distances(kernels: Kernels) -> None:
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 64), (7, 272), (130, 512), (65, 1100)])
 def test_products(kernels: Kernels, rows: int, columns: int) -> None:
-    hidden, norm, bias = noise(columns), noise(columns, seed=1), noise(rows, seed=2)
+    hidden, norm, bias = noise(1, columns), noise(columns, seed=1), noise(rows, seed=2)
     weight, pair = noise(rows, columns, seed=3) / columns**0.5, noise(2 * rows, columns, seed=4) / columns**0.5
-    x = normed(hidden, norm)
+    x = normed(hidden, norm)[0]
     close = {"atol": 2e-5, "rtol": 1e-4}
     got = kernels.norm_linear(hidden, norm, 1e-6, weight, bias)
-    torch.testing.assert_close(got.double(), weight.double() @ x + bias, **close)
+    torch.testing.assert_close(got[0].double(), weight.double() @ x + bias, **close)
     got = kernels.logits(hidden, norm, 1e-6, weight)
-    torch.testing.assert_close(got.double(), weight.double() @ x, **close)
+    torch.testing.assert_close(got[0].double(), weight.double() @ x, **close)
     gate, up = (pair.double() @ x).chunk(2)
-    torch.testing.assert_close(kernels.norm_gated(hidden, norm, 1e-6, pair).double(), F.silu(gate) * up, **close)
-    summed = noise(rows, seed=5)
+    torch.testing.assert_close(kernels.norm_gated(hidden, norm, 1e-6, pair)[0].double(), F.silu(gate) * up, **close)
+    summed = noise(1, rows, seed=5)
     kernels.add_linear(summed, hidden, weight)
-    torch.testing.assert_close(summed.double(), noise(rows, seed=5) + weight.double() @ hidden.double(), **close)
+    torch.testing.assert_close(summed[0].double(), noise(rows, seed=5) + weight.double() @ hidden[0].double(), **close)
 
 
 # Triton's interpreter multiplies the bits of bfloat16
@@ -153,13 +158,13 @@ def test_greedy_takes_the_first_of_the_largest(size: int) -> None:
 def draws(logits: Tensor, count: int, temperature: float, seed: int = 0, floor: float = float("-inf")) -> list[int]:
     from purekv_cli.kernels.decode.sampling import draw
 
-    tokens = torch.full((count,), -1, device=DEVICE)
+    tokens = torch.full((count, 1), -1, device=DEVICE)
     step, seeds = torch.tensor([-1], device=DEVICE), torch.tensor([seed], device=DEVICE)
-    dials, done = torch.tensor([temperature, floor], device=DEVICE), torch.zeros(1, dtype=torch.int32, device=DEVICE)
+    dials, done = torch.tensor([[temperature, floor]], device=DEVICE), torch.zeros(2, dtype=torch.int32, device=DEVICE)
     for _ in range(count):
-        draw(logits, dials, seeds, step, tokens, done, greedy=temperature == 0)
+        draw(logits[None], dials, seeds, step, tokens, done, greedy=temperature == 0)
     assert int(step) == count - 1
-    return tokens.tolist()
+    return tokens[:, 0].tolist()
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:

@@ -1,8 +1,9 @@
-"""One token through the decoder: products with a vector, attention over ragged lists, drawing the next token.
+"""One token of one to eight sequences through the decoder: products, attention over ragged lists, the next draw.
 
 Everything is bound by memory bandwidth: a step reads the weights and the cache once, and the kernels are cut so that
 little else happens. They read lengths and counters on the device, so a CUDA graph of a step stays right while the cache
-grows. What each operation computes is said by its plain twin in `reference`.
+grows. What each operation computes is said by its plain twin in `reference`. A sequence's results do not depend on the
+others that share its step, to the last bit.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 2e-2}  # 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """The operations of a step; x and hidden are vectors, hidden is the residual stream in float32."""
+    """The operations of a step of S sequences; hidden [S, H] is the residual stream in float32."""
 
     name: str
     embed: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -32,8 +33,8 @@ class Kernels:
     add_linear: Callable[[Tensor, Tensor, Tensor], None]
     logits: Callable[[Tensor, Tensor, float, Tensor], Tensor]
     attend: Callable[[Tensor, Lists, Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None, float, float], Tensor]
-    """qkv [(Hq + 2 Hkv) * D], lists, step int64 [1], cos and sin [steps, D], norms of q and k or None, their epsilon,
-    scaling -> [Hq * D]. The keys are rotated by row `step` and appended before they are read."""
+    """qkv [S, (Hq + 2 Hkv) * D], lists, step int64 [1], cos and sin [S, steps, D], norms of q and k or None, their
+    epsilon, scaling -> [S, Hq * D]. The keys are rotated by row `step` and appended before they are read."""
 
 
 REFERENCE = Kernels(
@@ -101,19 +102,21 @@ def difference(fast: Kernels, device: torch.device, dtype: torch.dtype, dim: int
     kept = torch.tensor([0, 1, 65, 1100])
     start = kept.cumsum(0) - kept + 2 * torch.arange(4)
     rows = int(start[-1] + kept[-1]) + 2
-    hidden, norm = noise(512, kind=torch.float32), noise(512)
+    hidden, norm = noise(1, 512, kind=torch.float32), noise(512)
     weight, bias = noise(64, 512, scale=0.04), noise(64)
-    qkv, keys, values = noise((groups + 2) * 4 * dim), noise(rows, dim), noise(rows, dim)
-    cos, sin = noise(2, dim), noise(2, dim)
+    qkv, keys, values = noise(1, (groups + 2) * 4 * dim), noise(rows, dim), noise(rows, dim)
+    cos, sin = noise(1, 2, dim), noise(1, 2, dim)
     step = torch.ones(1, dtype=torch.int64, device=device)
     results = []
     for kernels, kind in ((fast, dtype), (REFERENCE, torch.float32)):
-        lists = Lists(keys.to(kind, copy=True), values.to(kind, copy=True), start.to(device), kept.to(device))
-        summed = hidden.clone()[:64]
+        lists = Lists(
+            keys.to(kind, copy=True), values.to(kind, copy=True), start[None].to(device), kept[None].to(device)
+        )
+        summed = hidden[:, :64].clone()
         kernels.add_linear(summed, hidden.to(dtype).to(kind), weight.to(kind))
         results.append(
             [
-                kernels.embed(weight.to(kind), start.to(device), step),
+                kernels.embed(weight.to(kind), start[:, None].to(device), step),
                 kernels.norm_linear(hidden, norm.to(kind), 1e-6, weight.to(kind), bias.to(kind)),
                 kernels.norm_gated(hidden, norm.to(kind), 1e-6, weight.to(kind)),
                 kernels.logits(hidden, norm.to(kind), 1e-6, weight.to(kind)),

@@ -5,10 +5,14 @@ waits for the kernel before it; and it lets the next one start only after that w
 its direct predecessor is complete.
 """
 
+# mypy: allow-untyped-defs
+
 from functools import lru_cache
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 
 
 @lru_cache(maxsize=16)
@@ -17,3 +21,19 @@ def chained(device: torch.device) -> dict[str, Any]:
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
         return {"CHAINED": False}
     return {"CHAINED": True, "launch_pdl": True}
+
+
+@triton.jit
+def prefetch(ptr):
+    """Bring a line into the L2 cache."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; // $0", "=r,l", [ptr.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def load(ptr, column, columns, EVEN: tl.constexpr):
+    """Some columns of a vector or of rows, zero behind the end."""
+    if EVEN:
+        return tl.load(ptr + column)
+    return tl.load(ptr + column, mask=column < columns, other=0.0)

@@ -2,7 +2,7 @@
 
 One program owns a few rows of the matrix and reads the whole vector. What comes before and after a product is done
 where the vector passes by anyway: the RMS norm (its scale is one number, applied to the sums at the end), the bias,
-SwiGLU, the addition to the residual stream, which is kept in float32.
+SwiGLU, the addition to the residual stream, which is kept in float32. Several vectors go to `shared_products`.
 """
 
 # mypy: allow-untyped-defs
@@ -15,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from purekv_cli.kernels.decode.chain import chained
+from purekv_cli.kernels.decode import shared_products
+from purekv_cli.kernels.decode.chain import chained, load
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +26,6 @@ class Tile:
     rows: int  # of the matrix, per program
     columns: int  # per step of its loop
     warps: int
-
-
-@triton.jit
-def _load(ptr, column, columns, EVEN: tl.constexpr):
-    """Some columns of a vector or of rows, zero behind the end."""
-    if EVEN:
-        return tl.load(ptr + column)
-    return tl.load(ptr + column, mask=column < columns, other=0.0)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -64,9 +57,9 @@ def _product(
     weight_ptr += tl.minimum(row, rows - 1).to(tl.int64)[:, None] * columns
     up_ptr = weight_ptr + rows.to(tl.int64) * columns
     column = tl.arange(0, COLUMNS)
-    weight = _load(weight_ptr, column[None, :], columns, EVEN)
+    weight = load(weight_ptr, column[None, :], columns, EVEN)
     if GATED:
-        up = _load(up_ptr, column[None, :], columns, EVEN)
+        up = load(up_ptr, column[None, :], columns, EVEN)
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
@@ -78,10 +71,10 @@ def _product(
         following = (column + COLUMNS)[None, :]
         more = (following < columns) & inside[:, None]
         next_weight = tl.load(weight_ptr + following, mask=more, other=0.0)
-        x = _load(x_ptr, column, columns, EVEN).to(tl.float32)
+        x = load(x_ptr, column, columns, EVEN).to(tl.float32)
         if NORMED:
             squares += x * x
-            x *= _load(norm_ptr, column, columns, EVEN).to(tl.float32)
+            x *= load(norm_ptr, column, columns, EVEN).to(tl.float32)
         total += weight.to(tl.float32) * x[None, :]
         weight = next_weight
         if GATED:
@@ -115,8 +108,12 @@ def _launch(
     gated: bool = False,
     added: bool = False,
 ) -> Tensor:
-    rows, columns = out.shape[0], weight.shape[1]
+    rows, columns = out.shape[1], weight.shape[1]
     tile = tile_for(normed=norm is not None)
+    if x.shape[0] > 1:
+        return shared_products.launch(
+            x, weight, out, tile.columns, norm=norm, epsilon=epsilon, bias=bias, gated=gated, added=added
+        )
     _product[(triton.cdiv(rows, tile.rows),)](
         x,
         norm if norm is not None else x,
@@ -146,12 +143,14 @@ def tile_for(*, normed: bool) -> Tile:
 
 def norm_linear(hidden: Tensor, norm: Tensor, epsilon: float, weight: Tensor, bias: Tensor | None) -> Tensor:
     """W rms_norm(x) + b, in the weight's dtype."""
-    return _launch(hidden, weight, weight.new_empty(weight.shape[0]), norm=norm, epsilon=epsilon, bias=bias)
+    return _launch(
+        hidden, weight, weight.new_empty(len(hidden), weight.shape[0]), norm=norm, epsilon=epsilon, bias=bias
+    )
 
 
 def norm_gated(hidden: Tensor, norm: Tensor, epsilon: float, gate_up: Tensor) -> Tensor:
     """silu(gate x') * (up x') with x' = rms_norm(x)."""
-    out = gate_up.new_empty(gate_up.shape[0] // 2)
+    out = gate_up.new_empty(len(hidden), gate_up.shape[0] // 2)
     return _launch(hidden, gate_up, out, norm=norm, epsilon=epsilon, gated=True)
 
 
@@ -162,25 +161,27 @@ def add_linear(hidden: Tensor, x: Tensor, weight: Tensor) -> None:
 
 def logits(hidden: Tensor, norm: Tensor, epsilon: float, weight: Tensor) -> Tensor:
     """W rms_norm(x) in float32."""
-    out = torch.empty(weight.shape[0], dtype=torch.float32, device=weight.device)
+    out = torch.empty(len(hidden), weight.shape[0], dtype=torch.float32, device=weight.device)
     return _launch(hidden, weight, out, norm=norm, epsilon=epsilon)
 
 
 @triton.jit
 def _embed(table_ptr, tokens_ptr, step_ptr, out_ptr, size, BLOCK: tl.constexpr, CHAINED: tl.constexpr):
-    """out = table[tokens[step]]."""
+    """out[s] = table[tokens[step, s]]."""
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    token = tl.load(tokens_ptr + tl.load(step_ptr))
+    seat = tl.program_id(1)
+    token = tl.load(tokens_ptr + tl.load(step_ptr) * tl.num_programs(1) + seat)
     row = tl.load(table_ptr + token * size + at, mask=at < size, other=0.0)
-    tl.store(out_ptr + at, row.to(tl.float32), mask=at < size)
+    tl.store(out_ptr + seat * size + at, row.to(tl.float32), mask=at < size)
 
 
 def embed(table: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
-    """Row tokens[step] of the table in float32."""
-    size = table.shape[1]
-    out = torch.empty(size, dtype=torch.float32, device=table.device)
-    _embed[(triton.cdiv(size, 1024),)](table, tokens, step, out, size, BLOCK=1024, num_warps=4, **chained(table.device))
+    """Rows tokens[step] of the table in float32."""
+    seats, size = tokens.shape[1], table.shape[1]
+    out = torch.empty(seats, size, dtype=torch.float32, device=table.device)
+    grid = (triton.cdiv(size, 1024), seats)
+    _embed[grid](table, tokens, step, out, size, BLOCK=1024, num_warps=4, **chained(table.device))
     return out

@@ -1,5 +1,9 @@
-"""One decode step in plain torch: the truth that the kernels are held to, and what runs on a CPU."""
+"""One decode step in plain torch: the truth that the kernels are held to, and what runs on a CPU.
 
+Sequences go one after the other: on several at once a CPU rounds differently, in products and even in exponentials.
+"""
+
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -10,25 +14,25 @@ from purekv_cli.kernels.decode.lists import Lists
 
 
 def embed(table: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
-    """Row tokens[step] of the table in float32."""
-    return table.index_select(0, tokens.index_select(0, step))[0].float()
+    """Rows tokens[step] of the table in float32."""
+    return table.index_select(0, tokens.index_select(0, step)[0]).float()
 
 
 def norm_linear(hidden: Tensor, norm: Tensor, epsilon: float, weight: Tensor, bias: Tensor | None) -> Tensor:
     """W rms_norm(x) + b, in the weight's dtype."""
-    x = _normed(hidden, norm, epsilon)
-    return torch.mv(weight, x) if bias is None else torch.addmv(bias, weight, x)
+    rows = [_normed(x, norm, epsilon) for x in _each(hidden)]
+    return torch.stack([torch.mv(weight, x) if bias is None else torch.addmv(bias, weight, x) for x in rows])
 
 
 def norm_gated(hidden: Tensor, norm: Tensor, epsilon: float, gate_up: Tensor) -> Tensor:
     """silu(gate x') * (up x') with x' = rms_norm(x)."""
-    gate, up = torch.mv(gate_up, _normed(hidden, norm, epsilon)).chunk(2)
-    return F.silu(gate).mul_(up)
+    parts = [torch.mv(gate_up, _normed(x, norm, epsilon)).chunk(2) for x in _each(hidden)]
+    return torch.stack([F.silu(gate).mul_(up) for gate, up in parts])
 
 
 def add_linear(hidden: Tensor, x: Tensor, weight: Tensor) -> None:
     """hidden += W x."""
-    hidden += torch.mv(weight, x)
+    hidden += torch.stack([torch.mv(weight, row) for row in _each(x)])
 
 
 def logits(hidden: Tensor, norm: Tensor, epsilon: float, weight: Tensor) -> Tensor:
@@ -47,6 +51,22 @@ def attend(
     scaling: float,
 ) -> Tensor:
     """Rotate q and k, append k and v, attend. See `purekv_cli.kernels.decode`."""
+    each = (Lists(lists.keys, lists.values, *places) for places in zip(lists.start, lists.kept, strict=True))
+    rows = zip(_each(qkv), each, cos, sin, strict=True)
+    return torch.stack([_attend(one, own, step, c, s, norms, epsilon, scaling) for one, own, c, s in rows])
+
+
+def _attend(
+    qkv: Tensor,
+    lists: Lists,
+    step: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    epsilon: float,
+    scaling: float,
+) -> Tensor:
+    """Of one sequence: qkv [(Hq + 2 Hkv) * D], lists of [Hkv], cos and sin [steps, D]."""
     at, dim, kv_heads = int(step), lists.keys.shape[1], len(lists.start)
     rows = qkv.view(-1, dim)
     turned, new_values = rows[:-kv_heads], rows[-kv_heads:]
@@ -73,3 +93,8 @@ def attend(
 
 def _normed(x: Tensor, norm: Tensor, epsilon: float) -> Tensor:
     return F.rms_norm(x.float(), norm.shape, eps=epsilon).to(norm.dtype) * norm
+
+
+def _each(rows: Tensor) -> Iterable[Tensor]:
+    """Every row, at an address as even as that of a vector alone: rounding depends on that, too."""
+    return rows if len(rows) == 1 else [row.clone() for row in rows]

@@ -1,9 +1,10 @@
 """One token's attention over lists of different lengths, split over the keys (flash decoding).
 
-A program takes one KV head and one part of its list; the query heads of the group are the rows of one tile, so K and
-V are read once. Every program rotates the group's queries itself (a few hundred numbers); the first of a head also
-rotates the new key, appends key and value, and counts them from registers, so no program waits for another. How many
-parts are used follows from the list's length on the device: the grid depends on nothing. A second kernel merges them.
+A program takes one KV head of one sequence and one part of its list; the query heads of the group are the rows of one
+tile, so K and V are read once. Every program rotates the group's queries itself (a few hundred numbers); the first of a
+head also rotates the new key, appends key and value, and counts them from registers, so no program waits for another.
+How many parts are used follows from the list's length on the device: the grid depends on nothing but how many lists
+there are, and other lists change nothing for a list. A second kernel merges the parts.
 """
 
 # mypy: allow-untyped-defs
@@ -14,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from purekv_cli.kernels.decode.chain import chained
+from purekv_cli.kernels.decode.chain import chained, prefetch
 from purekv_cli.kernels.decode.lists import Lists
 
 _LEAST = 64  # keys that are worth a program of their own
@@ -24,14 +25,6 @@ _LEAST = 64  # keys that are worth a program of their own
 def _part(kept, CUTS: tl.constexpr, LEAST: tl.constexpr):
     """Keys of one part."""
     return tl.maximum(tl.cdiv(tl.cdiv(kept, CUTS), LEAST) * LEAST, LEAST)
-
-
-@triton.jit
-def _prefetch(ptr):
-    """Bring a line into the L2 cache."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; // $0", "=r,l", [ptr.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1
-    )
 
 
 @triton.jit
@@ -71,6 +64,7 @@ def _attend(
     tops_ptr,
     epsilon,
     scaling,
+    angles,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     D: tl.constexpr,
@@ -84,20 +78,22 @@ def _attend(
     CHAINED: tl.constexpr,
 ):
     """Unnormalised output [head, cut, D] and (largest score in log2 units, sum) [head, cut, 2] of each part."""
-    head = tl.program_id(0)
+    own = tl.program_id(0)  # the list
+    seat = own // KV_HEADS
+    head = own % KV_HEADS
     cut = tl.program_id(1)
     step = tl.load(step_ptr)
-    kept = (tl.load(kept_ptr + head) + step).to(tl.int32)
+    kept = (tl.load(kept_ptr + own) + step).to(tl.int32)
     part = _part(kept, CUTS, LEAST)
     first = cut * part
-    base = tl.load(start_ptr + head)
+    base = tl.load(start_ptr + own)
     kind: tl.constexpr = keys_ptr.dtype.element_ty
     if CHAINED:
         line: tl.constexpr = 1024 // kind.primitive_bitwidth  # elements in 128 bytes
         ahead = first * D + tl.arange(0, LEAST * WIDE // line) * line
         ahead = base * D + tl.minimum(ahead, kept * D)
-        _prefetch(keys_ptr + ahead)
-        _prefetch(values_ptr + ahead)
+        prefetch(keys_ptr + ahead)
+        prefetch(values_ptr + ahead)
         gdc_wait()
         gdc_launch_dependents()
     if (first < kept) | (cut == 0):
@@ -107,7 +103,8 @@ def _attend(
         d = tl.arange(0, WIDE)
         inside = d < D
         rows = head * groups + g
-        at = step * D
+        at = seat * angles + step * D
+        qkv_ptr += seat * (HEADS + 2 * KV_HEADS) * D
         query = _turned(qkv_ptr, rows, g < groups, cos_ptr + at, sin_ptr + at, q_norm_ptr, epsilon, NORMED, D, WIDE).to(
             kind
         )
@@ -141,7 +138,7 @@ def _attend(
             sums = sums * shrink[:, None] + tl.dot(weight.to(kind), values, input_precision="ieee")
             top = higher
         live = g < groups
-        place = rows * CUTS + cut
+        place = (seat * HEADS + rows) * CUTS + cut
         tl.store(sums_ptr + place[:, None] * D + d[None, :], sums, mask=live[:, None] & inside[None, :])
         tl.store(tops_ptr + place * 2, top, mask=live)
         tl.store(tops_ptr + place * 2 + 1, total, mask=live)
@@ -192,15 +189,15 @@ def attend(
     scaling: float,
 ) -> Tensor:
     """Rotate q and k, append k and v, attend. See `purekv_cli.kernels.decode`."""
-    dim, kv_heads = lists.keys.shape[1], lists.start.shape[0]
-    heads = qkv.shape[0] // dim - 2 * kv_heads
+    dim, (seats, kv_heads) = lists.keys.shape[1], lists.start.shape
+    heads = qkv.shape[1] // dim - 2 * kv_heads
     cuts = _cuts(qkv.device, kv_heads)
     wide = max(16, triton.next_power_of_2(dim))
-    sums = torch.empty(heads, cuts, dim, dtype=torch.float32, device=qkv.device)
-    tops = torch.empty(heads, cuts, 2, dtype=torch.float32, device=qkv.device)
+    sums = torch.empty(seats * heads, cuts, dim, dtype=torch.float32, device=qkv.device)
+    tops = torch.empty(seats * heads, cuts, 2, dtype=torch.float32, device=qkv.device)
     q_norm, k_norm = norms or (qkv, qkv)
     keys, stages = _tile(wide * qkv.element_size())
-    _attend[(kv_heads, cuts)](
+    _attend[(seats * kv_heads, cuts)](
         qkv,
         lists.keys,
         lists.values,
@@ -215,6 +212,7 @@ def attend(
         tops,
         epsilon,
         scaling * 1.4426950408889634,  # log2 e: powers of two are cheaper
+        cos.stride(0),
         HEADS=heads,
         KV_HEADS=kv_heads,
         D=dim,
@@ -228,9 +226,9 @@ def attend(
         num_warps=4,
         **chained(qkv.device),
     )
-    out = torch.empty(heads * dim, dtype=qkv.dtype, device=qkv.device)
+    out = torch.empty(seats, heads * dim, dtype=qkv.dtype, device=qkv.device)
     narrow = min(wide, 32)
-    _merge[(heads, wide // narrow)](
+    _merge[(seats * heads, wide // narrow)](
         sums,
         tops,
         lists.kept,
