@@ -16,9 +16,6 @@ from purekv_cli.runtime.fast_layer import mlp, project, token_major
 from purekv_cli.runtime.rotary import rotary_of
 from purekv_cli.runtime.weights import DecoderWeights, Unsupported
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""Layer, rotated query [1, Hq, m, D], key and value [1, Hkv, m, D] of all rows -> attention output [m, Hq * D]."""
-
 
 def fast_turn(
     weights: DecoderWeights,
@@ -34,7 +31,7 @@ def fast_turn(
         embeds: [1, n, H].
         positions: rotary positions, [3, 1, n], [4, 1, n] with the text row first, or [1, n].
         cache: of one prompt that has been read; every token of the turn reads all that is in it.
-        tell: called in every layer with (layers so far, layers).
+        tell: called after every layer with (layers done, layers).
 
     Returns:
         The last token's hidden state after the final norm, [1, 1, H].
@@ -45,30 +42,18 @@ def fast_turn(
     if embeds.shape[0] != 1 or not cache.get_seq_length() or cache.layers[0].stored()[0].shape[0] != 1:
         raise Unsupported("it reads a turn after one prompt")
     masks = [layer.readable(None) for layer in cache.layers]  # the device is waited for here, before the first layer
-    rotary, total = rotary_of(weights.rotary, positions, embeds[:, :1]), len(cache.layers)
-
-    def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        layer, mask, own = cache.layers[index], masks[index], key.shape[2]
-        keys, values = layer.update(key, value)
-        if mask is not None:
-            mask = F.pad(mask, (0, own), value=True)
-        if tell is not None:
-            tell(index + 1, total)
-        return token_major(_read(query, keys, values, weights.scaling, mask))
-
-    return through(weights, embeds[0], (rotary.cos[0], rotary.sin[0]), attend)[-1:][None]
-
-
-def through(weights: DecoderWeights, hidden: Tensor, angles: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-    """All layers over rows [m, H] with their angles, cos and sin [m, D]; hidden states after the final norm, [m, H]."""
-    layers, epsilon = weights.layers, weights.epsilon
+    rotary, layers, epsilon = rotary_of(weights.rotary, positions, embeds[:, :1]), weights.layers, weights.epsilon
+    hidden = embeds[0]
     normed = fused.rms_norm(hidden, layers[0].attention_norm, epsilon)
     for index, layer in enumerate(layers):
-        attended = attend(index, *project(weights, layer, normed, *angles, "qkv"))
+        query, key, value = project(weights, layer, normed, rotary.cos[0], rotary.sin[0], "qkv")
+        attended = token_major(_read(query, *cache.layers[index].update(key, value), weights.scaling, masks[index]))
         normed, hidden = fused.add_rms_norm(F.linear(attended, layer.out), hidden, layer.mlp_norm, epsilon)
         following = layers[index + 1].attention_norm if index + 1 < len(layers) else weights.norm
         normed, hidden = fused.add_rms_norm(mlp(layer, normed), hidden, following, epsilon)
-    return normed
+        if tell is not None:
+            tell(index + 1, len(layers))
+    return normed[-1:][None]
 
 
 def _read(query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor | None) -> Tensor:
@@ -76,14 +61,19 @@ def _read(query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tenso
 
     On a GPU and without holes this is two calls of one kernel. `attention` would give the past to cuDNN, which plans
     anew, for longer than a turn takes, whenever a question has another length.
+
+    Args:
+        mask: bool [1, Hkv or 1, 1, M - n], False in the holes of the past; None: there are none.
     """
-    past = key.shape[2] - query.shape[2]
-    before, own = (slice(None), slice(None), slice(past)), (slice(None), slice(None), slice(past, None))
+    own = query.shape[2]
+    past = key.shape[2] - own
+    if mask is not None:
+        mask = F.pad(mask, (0, own), value=True)
     flash = _flash(query, key) if mask is None else None
     if flash is None:
         return attention(query, key, value, scaling, causal=True, mask=mask)[0]
-    out, lse = flash.run(query, key[own], value[own], scaling, True, None)
-    seen, its = flash.run(query, key[before], value[before], scaling, False, None)
+    out, lse = flash.run(query, key[:, :, past:], value[:, :, past:], scaling, True, None)
+    seen, its = flash.run(query, key[:, :, :past], value[:, :, :past], scaling, False, None)
     return out.float().lerp(seen.float(), (its - lse).sigmoid()[..., None]).to(query.dtype)
 
 

@@ -54,7 +54,7 @@ def same_caches(one: CompactCache, other: CompactCache) -> None:
     assert one.get_seq_length() == other.get_seq_length()
     for mine, theirs in zip(one.layers, other.layers, strict=True):
         for a, b in zip(mine.stored(), theirs.stored(), strict=True):
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", VIDEO_FAMILIES)
@@ -71,7 +71,7 @@ def test_two_turns_are_what_transformers_reads(family: str, policy: str, monkeyp
         with torch.inference_mode():
             hidden = fast_turn(weights, embeds, positions, ours)
         torch.testing.assert_close(
-            hidden, through_transformers(session, embeds, positions, theirs), atol=1e-5, rtol=1e-5
+            hidden, through_transformers(session, embeds, positions, theirs), atol=1e-4, rtol=1e-4
         )
         same_caches(ours, theirs)
 
