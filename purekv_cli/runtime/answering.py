@@ -14,6 +14,7 @@ from purekv_cli.errors import OutOfResources
 from purekv_cli.runtime.attach import Attached, attach
 from purekv_cli.runtime.background import streamed
 from purekv_cli.runtime.cache import CompactCache
+from purekv_cli.runtime.decode_graph import GraphDecoder
 from purekv_cli.runtime.detokenize import Detokenizer
 from purekv_cli.runtime.embed import embed_clip, embed_tokens
 from purekv_cli.runtime.events import Answer, Event, Progress, RunStats, Text
@@ -60,6 +61,23 @@ def answering(session: "Session", turn: Turn, generation: Generation) -> Iterato
             yield run.answer("interrupted")
             raise
         yield run.answer(run.finish)
+
+
+def seating(
+    session: "Session", turn: Turn, generation: Generation, decoder: GraphDecoder
+) -> Generator[Event, None, tuple[Tensor, Answer]]:
+    """Feed the turn and give it a seat in `decoder`, where answers are generated together.
+
+    Returns:
+        The logits [1, vocabulary] of its last token, and the record of the answer as far as it got.
+    """
+    run = _Run(session, turn, generation)
+    with attach(session.engine.adapter.model, session.engine.config) as attached, _memory_errors(session):
+        attached.clock = run.clock
+        logits = yield from streamed(lambda emit: run.prefill(attached, emit))
+        assert session.cache is not None
+        decoder.seat(session.cache, session.next_position)
+    return logits, run.answer("length")
 
 
 class _Run:

@@ -110,14 +110,16 @@ class Session:
             probe: asked after the video in place of the question while the cache is pruned, whatever the policy, and
                 forgotten again; the budget is that of its prompt. "" is what `observe` "template" does.
         """
+        return answering(self, self.turn(question, shared=shared, probe=probe), generation or Generation())
+
+    def turn(self, question: str, *, shared: bool | None = None, probe: str | None = None) -> Turn:
+        """What `ask` feeds to the model; to be fed before another is asked for."""
         if probe is None and self.engine.config.observe == "template":
             probe = ""
         tail = self.engine.adapter.tail(question)
         if probe is not None or (self.engine.shares_prefill if shared is None else shared):
-            turn = self._over(question, tail, probe)
-        else:
-            turn = self._whole(question, tail)
-        return answering(self, turn, generation or Generation())
+            return self._over(question, tail, probe)
+        return self._whole(question, tail)
 
     def watched(self) -> Inputs:
         """The inputs with what the vision tower reads."""
