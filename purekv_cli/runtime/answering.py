@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from purekv_cli.errors import OutOfResources
-from purekv_cli.runtime.attach import Attached, attach
+from purekv_cli.runtime.attach import Attached
 from purekv_cli.runtime.background import streamed
 from purekv_cli.runtime.cache import CompactCache
 from purekv_cli.runtime.decode_graph import GraphDecoder
@@ -46,9 +46,9 @@ class Turn:
 
 def answering(session: "Session", turn: Turn, generation: Generation) -> Iterator[Event]:
     """Progress and Text as they come, and the Answer at the end; see `Engine.answer`."""
-    run = _Run(session, turn, generation)
-    with attach(session.engine.adapter.model, session.engine.config) as attached, _memory_errors(session):
-        attached.clock = run.clock
+    run, attached = _Run(session, turn, generation), Attached(session.engine.adapter.model, session.engine.config, [])
+    attached.clock = run.clock
+    with run.stock, _memory_errors(session):
         try:
             logits = yield from streamed(lambda emit: run.prefill(attached, emit))
         except KeyboardInterrupt:
@@ -71,9 +71,9 @@ def seating(
     Returns:
         The logits [1, vocabulary] of its last token, and the record of the answer as far as it got.
     """
-    run = _Run(session, turn, generation)
-    with attach(session.engine.adapter.model, session.engine.config) as attached, _memory_errors(session):
-        attached.clock = run.clock
+    run, attached = _Run(session, turn, generation), Attached(session.engine.adapter.model, session.engine.config, [])
+    attached.clock = run.clock
+    with run.stock, _memory_errors(session):
         logits = yield from streamed(lambda emit: run.prefill(attached, emit))
         assert session.cache is not None
         decoder.seat(session.cache, session.next_position)
@@ -89,6 +89,8 @@ class _Run:
         self._tokens: list[int] = []
         self._text: list[str] = []
         self._fast = fast_path(self._model)
+        self.stock = ExitStack()  # holds the model attached as soon as something goes through transformers
+        self._attached = False
         self._path: tuple[str, str] = ("", "")  # which way prefill and decoding went
         self._first_token = self._decoding = 0.0
         self._started = time.perf_counter()
@@ -270,7 +272,10 @@ class _Run:
             return self._feed(attached, cache, embeds, positions)
 
     def _feed(self, attached: Attached, cache: CompactCache, embeds: Tensor, positions: Tensor) -> Tensor:
-        """Run the decoder; returns the last token's hidden state [1, 1, hidden]."""
+        """Run the decoder through transformers; returns the last token's hidden state [1, 1, hidden]."""
+        if not self._attached:
+            self.stock.enter_context(attached.installed())
+            self._attached = True
         out = attached.decoder(
             inputs_embeds=embeds, position_ids=positions.to(embeds.device), past_key_values=cache, use_cache=True
         )
