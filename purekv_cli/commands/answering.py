@@ -21,10 +21,10 @@ from purekv_cli.report.stats import stats_table
 from purekv_cli.report.write import check_target, write_report
 from purekv_cli.runtime.events import Answer, Event, Progress, Text
 from purekv_cli.settings import OutputSettings, Settings
+from purekv_cli.store.probed import probed
 from purekv_cli.terminal import Terminal
 from purekv_cli.together import plan_together
 from purekv_cli.video.info import VideoInfo
-from purekv_cli.video.probe import probe
 from purekv_cli.video.source import Local
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def planned(
     Raises:
         UnreadableInput, UsageError, ModelUnavailable, OutOfResources: no such file, model, device, policy, range.
     """
-    info, *others = (probe(each) for each in (video, *also))
+    info, *others = (probed(each, settings) for each in (video, *also))
     model = choose_model(settings, terminal)
     plan = plan_for(info, model, model.room(), settings, terminal, form, others)
     if model.source.is_demo:

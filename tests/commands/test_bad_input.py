@@ -114,7 +114,7 @@ def test_a_read_only_folder_is_noticed_before_work(
     purekv: Purekv, clips: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
-    monkeypatch.setattr("purekv_cli.commands.answering.probe", None)
+    monkeypatch.setattr("purekv_cli.commands.answering.probed", None)
     ended, _, err = purekv(clips / "plain.mp4", "what?")
     assert ended == 2
     assert is_two_lines(err)
