@@ -2,13 +2,14 @@
 
 A question is always read as a session reads it, so an answer does not depend on which other questions were asked or
 where an earlier run broke off. With a policy that never looks at the question, questions of a clip share its prefill.
+On a GPU answers, also of different clips, are generated together: to the last bit those of each alone.
 """
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from purekv_cli.around import Around
 from purekv_cli.batch.loop import Check
@@ -26,6 +27,11 @@ from purekv_cli.video.frames import Frames
 from purekv_cli.video.probe import probe
 from purekv_cli.video.source import Local, local
 
+if TYPE_CHECKING:
+    from purekv_cli.runtime.sampling import Generation
+    from purekv_cli.runtime.session import Session
+    from purekv_cli.runtime.together import Together
+
 
 @dataclass(frozen=True, slots=True)
 class VideoSpec:
@@ -34,9 +40,10 @@ class VideoSpec:
     settings: Settings
     timeout: float | None  # s a video
     decoders: int
+    together: int = 1  # answers generated at once
 
     def build(self) -> "VideoAnswerer":
-        return VideoAnswerer(self.settings, self.decoders)
+        return VideoAnswerer(self.settings, self.decoders, self.together)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +63,14 @@ class Clip:
 class VideoAnswerer:
     """A loaded model. Implements `loop.Answerer`."""
 
-    def __init__(self, settings: Settings, decoders: int) -> None:
-        quiet = Terminal(quiet=True)
-        self._settings, self._decoders = settings, decoders
+    def __init__(self, settings: Settings, decoders: int, together: int = 1) -> None:
+        from purekv_cli.runtime.sampling import Generation
+
+        quiet, wish = Terminal(quiet=True), settings.model
+        self._settings, self._decoders, self._most = settings, decoders, together
+        self._generation = Generation(wish.max_tokens, wish.temperature, wish.top_p, wish.seed)
+        self._group: _Group | None = None
+        self._tried = together < 2  # whether there can be a group
         self._model: ChosenModel = choose_model(settings, quiet)
         self._room = self._model.room()  # before the weights are there, which it leaves room for
         allow(settings.method.kernels)
@@ -97,12 +109,23 @@ class VideoAnswerer:
         spent = {"decode_seconds": read.frames.decode_seconds, "prepare_seconds": time.perf_counter() - began}
         session = Engine(self._adapter, read.plan.method).open(inputs, **spent)
         session.aside = around.before
-        return _Asked(session, self._settings, around, read.damage)
+        return _Asked(session, self._generation, around, read.damage, self._group)
+
+    def group(self) -> "_Group | None":
+        """Made when it is first asked for: several prompts are at hand."""
+        if not self._tried:
+            from purekv_cli.runtime.together import Together, shared_decoder
+
+            self._tried = True
+            decoder = shared_decoder(self._adapter, self._most)
+            if decoder is not None:
+                self._group = _Group(Together(self._adapter, decoder, self._generation, self._most))
+        return self._group
 
     def _check_room(self, plan: Plan) -> None:
         """Several clips like this one must fit, because others are decoded at the same time."""
         free, need = free_memory(), len(plan.sample.times) * math.prod(plan.size) * 3
-        if free is not None and need * (self._decoders + 1) > free // 2:
+        if free is not None and need * (self._decoders + self._most) > free // 2:
             raise OutOfResources("no room to decode this clip beside others", "It is read when its turn comes.")
 
     def usable(self) -> bool:
@@ -118,18 +141,51 @@ class VideoAnswerer:
         return True
 
 
-class _Asked:
-    def __init__(self, session: Any, settings: Settings, around: Around, damage: str | None) -> None:
-        from purekv_cli.runtime.sampling import Generation
+class _Group:
+    """Answers in the making. See `loop.Group`."""
 
-        model = settings.model
-        self._session, self._around, self._damage = session, around, damage
-        self._generation = Generation(model.max_tokens, model.temperature, model.top_p, model.seed)
+    def __init__(self, together: "Together") -> None:
+        self._together = together
+        self._damage: list[str | None] = []
+
+    @property
+    def room(self) -> bool:
+        return self._together.room
+
+    def take(self, session: "Session", question: str, damage: str | None, check: Check) -> None:
+        """Errors: TimedOut, OutOfResources."""
+        for _ in self._together.take(session, question):
+            check()
+        self._damage.append(damage)
+
+    def generate(self) -> Iterator[tuple[int, dict[str, Any]] | None]:
+        damage, self._damage = self._damage, []
+        for ended in self._together.generate():
+            yield ended and (ended[0], answered(ended[1], damage[ended[0]]))
+
+    def forget(self) -> None:
+        self._together.forget()
+        self._damage = []
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    _session: "Session"
+    _generation: "Generation"
+    _around: Around
+    _damage: str | None
+    _group: _Group | None
 
     def ask(self, question: str, check: Check) -> dict[str, Any]:
         """The record's fields. Errors: TimedOut, OutOfResources."""
         events = self._session.ask(self._around.question(question), self._generation)
         return answered(_last(events, check), self._damage)
+
+    def join(self, question: str, check: Check) -> None:
+        """Errors: as `ask`."""
+        if self._group is None:
+            raise RuntimeError("there is no group to join")
+        self._group.take(self._session, self._around.question(question), self._damage, check)
 
 
 def _last(events: Iterable[Event], check: Check) -> Answer:

@@ -1,7 +1,8 @@
 """Deals jobs to workers and writes down what comes back: the only one that knows the whole batch.
 
 A worker that dies costs the job in its hand: what was not answered of it is recorded as failed. The jobs it had begun
-to decode go back to the front of the queue, each to be done alone, so that the one that is to blame names itself.
+to decode go back to the front of the queue, each to be done alone, so that the one that is to blame names itself; so do
+all that were in its hand if they were several, to be answered together.
 """
 
 import time
@@ -32,8 +33,8 @@ class _Hand:
     """What one worker is doing."""
 
     ready: bool = False
-    job: Job | None = None
-    open: dict[Key, Item] = field(default_factory=dict)  # items of the job that are not finished
+    jobs: list[Job] = field(default_factory=list)
+    open: dict[Key, Item] = field(default_factory=dict)  # items of the jobs that are not finished
     ahead: list[Job] = field(default_factory=list)
     since: float = 0.0
     killed: bool = False
@@ -45,6 +46,7 @@ class Limits:
     decoders: int = 1  # jobs a worker decodes ahead
     timeout: float | None = None  # s a job
     fail_fast: bool = False
+    together: int = 1  # questions that a worker is given at once, as long as there are enough for all workers
 
 
 class Driver:
@@ -75,7 +77,7 @@ class Driver:
                 raise KeyboardInterrupt
             if not self.stopping:
                 self._deal()
-            busy = any(hand.job for hand in self._hands)
+            busy = any(hand.jobs for hand in self._hands)
             if self._enough or (not busy and (self.stopping or not self._left())):
                 return
             for worker, message in self._pool.wait(WAIT):
@@ -88,15 +90,21 @@ class Driver:
 
     def _deal(self) -> None:
         for worker, hand in enumerate(self._hands):
-            if hand.job or not hand.ready or (job := self._next(hand)) is None:
+            if hand.jobs or not hand.ready or (job := self._next(hand)) is None:
                 continue
+            jobs = [job]
+            fair = -(-(self._left() + 1) // len(self._hands))  # of the jobs that are left
+            while not job.alone and len(jobs) < fair and sum(len(j.items) for j in jobs) < self._limits.together:
+                if (another := self._calm(hand)) is None:
+                    break
+                jobs.append(another)
             while not job.alone and len(hand.ahead) < self._limits.decoders and self._waiting:
                 if self._waiting[0].alone:
                     break
                 hand.ahead.append(self._waiting.popleft())
-            hand.job, hand.since = job, time.monotonic()
-            hand.open = {item.key: item for item in job.items}
-            self._pool.submit(worker, job, hand.ahead)
+            hand.jobs, hand.since = jobs, time.monotonic()
+            hand.open = {item.key: item for job in jobs for item in job.items}
+            self._pool.submit(worker, jobs, hand.ahead)
 
     def _next(self, hand: _Hand) -> Job | None:
         """Its own, else the queue's, else what another worker has only begun to decode."""
@@ -107,6 +115,12 @@ class Driver:
         richest = max(self._hands, key=lambda other: len(other.ahead))
         return richest.ahead.pop() if richest.ahead else None
 
+    def _calm(self, hand: _Hand) -> Job | None:
+        """Its own next one, else the queue's, unless that is to be done alone."""
+        if hand.ahead:
+            return hand.ahead.pop(0)
+        return self._waiting.popleft() if self._waiting and not self._waiting[0].alone else None
+
     def _take(self, worker: int, hand: _Hand, message: Message) -> None:
         match message:
             case Ready():
@@ -114,7 +128,7 @@ class Driver:
             case Reply(item, outcome):
                 self._record(hand, item, outcome)
             case Done():
-                hand.job = None
+                message, hand.jobs = Done(len(hand.jobs)), []
             case Died(why):
                 self._lost(hand, why)
             case Refused(code, what, hint):
@@ -138,6 +152,10 @@ class Driver:
                     "Most likely memory is short: try fewer --workers or a smaller model.",
                 )
         again = [replace(job, alone=True) for job in hand.ahead]
+        if len(hand.jobs) > 1:
+            shared = [replace(job, items=tuple(i for i in job.items if i.key in hand.open)) for job in hand.jobs]
+            again = [replace(job, alone=True) for job in shared if job.items] + again
+            hand.open = {}
         if hand.killed and self._limits.timeout is not None:
             error: PureKVError = TimedOut(
                 f"took longer than {self._limits.timeout:g} s and did not stop by itself",
@@ -151,7 +169,7 @@ class Driver:
         for item in list(hand.open.values()):
             self._said(reply := Reply(item, failed(error)))
             self._record(hand, item, reply.outcome)
-        hand.ready, hand.killed, hand.job, hand.ahead = False, False, None, []
+        hand.ready, hand.killed, hand.jobs, hand.ahead = False, False, [], []
         self._waiting.extendleft(reversed(again))
 
     def _kill_late(self) -> None:
@@ -159,7 +177,7 @@ class Driver:
         if limit is None:
             return
         for worker, hand in enumerate(self._hands):
-            if hand.job and not hand.killed and time.monotonic() - hand.since > limit + GRACE:
+            if hand.jobs and not hand.killed and time.monotonic() - hand.since > len(hand.jobs) * limit + GRACE:
                 hand.killed = True
                 self._pool.kill(worker)
 

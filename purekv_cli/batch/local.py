@@ -33,9 +33,9 @@ class LocalPool:
             self._processes.append(process)
             self._channels.append(channel)
 
-    def submit(self, worker: int, job: Job, ahead: Sequence[Job]) -> None:
+    def submit(self, worker: int, jobs: Sequence[Job], ahead: Sequence[Job]) -> None:
         with suppress(OSError):  # it has just died, which `wait` will tell
-            self._channels[worker].send((job, tuple(ahead)))
+            self._channels[worker].send((tuple(jobs), tuple(ahead)))
 
     def wait(self, seconds: float) -> list[tuple[int, Message]]:
         said: list[tuple[int, Message]] = []

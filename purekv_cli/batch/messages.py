@@ -32,7 +32,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The job is finished."""
+    """The jobs in hand are finished."""
+
+    videos: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,12 @@ Message = Ready | Reply | Done | Died | Refused
 
 
 class Pool(Protocol):
-    """Workers by number. Each does one job at a time and reads ahead for the ones that will follow."""
+    """Workers by number. Each does the jobs it is given and reads ahead for the ones that will follow."""
 
     size: int
 
-    def submit(self, worker: int, job: Job, ahead: Sequence[Job]) -> None:
-        """Give a ready worker its job; `ahead` are those it will be given next."""
+    def submit(self, worker: int, jobs: Sequence[Job], ahead: Sequence[Job]) -> None:
+        """Give a ready worker its jobs; `ahead` are those it will be given next."""
         ...
 
     def wait(self, seconds: float) -> list[tuple[int, Message]]:

@@ -33,8 +33,8 @@ class Tally:
                 self.tokens += outcome.get("stats", {}).get("new_tokens", 0)
             case Reply():
                 self.failed += 1
-            case Done():
-                self.videos_done += 1
+            case Done(videos):
+                self.videos_done += videos
 
     @property
     def seconds(self) -> float:

@@ -1,7 +1,7 @@
 """Workers of a Ray cluster: an actor each, around the same loop as the processes of one machine.
 
 Ray starts an actor anew when its process dies; tasks are never retried by Ray, because the driver knows better what was
-answered. An actor has one job in hand, whose replies come as a stream, and is told which jobs to decode meanwhile.
+answered. An actor has a few jobs in hand, whose replies come as a stream, and is told which to decode meanwhile.
 """
 
 import os
@@ -37,11 +37,11 @@ class _Actor:
         else:
             yield Ready(f"{self._facts}, node {os.uname().nodename}", os.getpid())
 
-    def answer(self, job: Job, ahead: Sequence[Job]) -> Iterator[Reply]:
+    def answer(self, jobs: Sequence[Job], ahead: Sequence[Job]) -> Iterator[Reply]:
         if self._loop is None:  # Ray started the process anew between load and this call
             os._exit(1)
         try:
-            yield from self._loop.run(job, ahead)
+            yield from self._loop.run(jobs, ahead)
         except Broken:
             os._exit(1)
 
@@ -58,6 +58,7 @@ class RayPool:
         self._ray = ray = _connect(address)
         total = ray.cluster_resources()
         gpus = int(total.get("GPU", 0))
+        self.on_gpus = gpus > 0
         each = cores or (1 if gpus else min(CORES, int(total.get("CPU", 1))))
         self.size = workers or gpus or max(1, int(total.get("CPU", 1)) // each)
         remote = ray.remote(max_restarts=-1, max_task_retries=0, num_gpus=1 if gpus else 0, num_cpus=each)(_Actor)
@@ -68,9 +69,9 @@ class RayPool:
         for worker in range(self.size):
             self._load(worker)
 
-    def submit(self, worker: int, job: Job, ahead: Sequence[Job]) -> None:
+    def submit(self, worker: int, jobs: Sequence[Job], ahead: Sequence[Job]) -> None:
         call = self._actors[worker].answer.options(num_returns="streaming")
-        self._streams[call.remote(job, tuple(ahead))] = worker
+        self._streams[call.remote(tuple(jobs), tuple(ahead))] = worker
 
     def wait(self, seconds: float) -> list[tuple[int, Message]]:
         due = [entry for entry in self._later if entry[0] <= time.monotonic()]

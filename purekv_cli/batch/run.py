@@ -29,6 +29,7 @@ from purekv_cli.terminal import Terminal
 from purekv_cli.video.info import Scene, VideoInfo
 
 NAMED = 20  # failures listed at the end
+TOGETHER = 4  # answers that a GPU generates at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Request:
     cores: int | None = None  # CPU cores of a worker
     decoders: int | None = None
     ray: str | None = None
+    together: int | None = None  # answers that a GPU generates at once
     form: Format | None = None
 
 
@@ -139,10 +141,10 @@ def _work(
     name = source.repo or (source.name if source.is_demo else str(Path(source.folder or source.name).resolve()))
     settled = replace(settings, model=replace(settings.model, model=name))
     jobs = jobs_of(todo)
-    pool, decoders = make_pool(request, settled, model)
+    pool, limits = make_pool(request, settled, model)
     tally = Tally(len(todo), len(jobs))
     screen = Screen(terminal, tally)
-    driver = Driver(jobs, pool, Limits(decoders, request.timeout, request.fail_fast), ledger.append, screen.said)
+    driver = Driver(jobs, pool, limits, ledger.append, screen.said)
     try:
         with _stoppable(driver, screen.note):
             driver.run()
@@ -159,25 +161,32 @@ def _work(
         raise Interrupted("stopped after what was in hand", _again(ledger))
 
 
-def make_pool(request: Request, settings: Settings, model: ChosenModel) -> tuple[Pool, int]:
-    """The workers, and how many clips each decodes ahead."""
+def make_pool(request: Request, settings: Settings, model: ChosenModel) -> tuple[Pool, Limits]:
+    """The workers, and what they may be given."""
     from purekv_cli.batch.answerer import VideoSpec
     from purekv_cli.batch.places import decoders_for, environments
 
-    def spec(workers: int) -> Spec:
+    wished = TOGETHER if request.together is None else request.together
+
+    def spec(workers: int, together: int) -> Spec:
         decoders = decoders_for(workers) if request.decoders is None else request.decoders
-        return VideoSpec(settings, request.timeout, decoders)
+        return VideoSpec(settings, request.timeout, decoders, together)
+
+    def limits(decoders: int, together: int) -> Limits:
+        return Limits(decoders, request.timeout, request.fail_fast, together)
 
     if request.ray:
         from purekv_cli.batch.ray_pool import RayPool
 
-        made = spec(1)
-        return RayPool(made, request.ray, request.workers, request.cores), made.decoders
+        made = spec(1, wished)
+        pool = RayPool(made, request.ray, request.workers, request.cores)
+        return pool, limits(made.decoders, wished if pool.on_gpus else 1)
     from purekv_cli.batch.local import LocalPool
 
     places = environments(model, settings.model.device, request.workers, request.cores)
-    made = spec(len(places))
-    return LocalPool(made, places), made.decoders
+    together = wished if model.device.type == "cuda" else 1
+    made = spec(len(places), together)
+    return LocalPool(made, places), limits(made.decoders, together)
 
 
 @contextmanager

@@ -29,8 +29,8 @@ def serve(channel: "Connection[Any, Any]") -> None:
         return
     channel.send(Ready(facts, os.getpid()))
     while True:
-        job, ahead = orders.get()
-        for reply in loop.run(job, ahead):
+        jobs, ahead = orders.get()
+        for reply in loop.run(jobs, ahead):
             channel.send(reply)
         channel.send(Done())
 

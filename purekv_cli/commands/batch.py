@@ -56,6 +56,10 @@ class BatchFlags:
         int | None,
         _own("--decoders", help="Clips a worker decodes while it answers (default: 1 to 8).", metavar="N", min=0),
     ] = None
+    together: Annotated[
+        int | None,
+        _own("--together", help="Answers a GPU generates at once (default: 4).", metavar="N", min=1, max=8),
+    ] = None
     ray: Annotated[
         str | None,
         _own("--ray", help="Spread over a Ray cluster: auto, local or its address.", metavar="auto|local|ADDRESS"),
@@ -107,6 +111,7 @@ def batch(
             cores=flags.cores,
             decoders=flags.decoders,
             ray=flags.ray,
+            together=flags.together,
             form=flags.format.value if flags.format else None,
         ),
         settings,

@@ -52,6 +52,8 @@ class Stub:
     def open(self, read: str, question: str) -> "Talk":
         return Talk(read, self._spec)
 
+    def group(self) -> None: ...
+
     def usable(self) -> bool:
         return True
 
@@ -71,8 +73,11 @@ class Talk:
             return failed(ValueError("odd"))
         return {"status": "answered", "answer": f"{question} {self.word}", "stats": {"new_tokens": 2}}
 
+    def join(self, question: str, check: Check) -> None:
+        raise NotImplementedError
 
-def _spec(settings: Any, timeout: float | None, decoders: int) -> StubSpec:
+
+def _spec(settings: Any, timeout: float | None, decoders: int, together: int) -> StubSpec:
     return StubSpec(timeout, decoders, seconds=float(os.environ.get("STUB_SECONDS", "0")))
 
 

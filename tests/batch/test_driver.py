@@ -23,16 +23,18 @@ class Script:
         self._deaths = list(deaths)
         self._ahead_kills = set(ahead_kills)  # decoding one of these kills whoever does
 
-    def submit(self, worker: int, job: Job, ahead: Sequence[Job]) -> None:
-        name = job.items[0].video
-        self.given.append((worker, name, [other.items[0].video for other in ahead]))
-        if name in self._deaths or {name, *(other.items[0].video for other in ahead)} & self._ahead_kills:
-            if name in self._deaths:
-                self._deaths.remove(name)
-            self.said += [(worker, Died("SIGKILL")), (worker, Ready("script", worker))]
-            return
-        outcome = {"status": "failed" if "bad" in name else "answered"}
-        self.said += [(worker, Reply(item, outcome)) for item in job.items] + [(worker, Done())]
+    def submit(self, worker: int, jobs: Sequence[Job], ahead: Sequence[Job]) -> None:
+        names, coming = ([job.items[0].video for job in some] for some in (jobs, ahead))
+        self.given.append((worker, " ".join(names), coming))
+        for job, name in zip(jobs, names, strict=True):
+            if name in self._deaths or {*names, *coming} & self._ahead_kills:
+                if name in self._deaths:
+                    self._deaths.remove(name)
+                self.said += [(worker, Died("SIGKILL")), (worker, Ready("script", worker))]
+                return
+            outcome = {"status": "failed" if "bad" in name else "answered"}
+            self.said += [(worker, Reply(item, outcome)) for item in job.items]
+        self.said.append((worker, Done()))
 
     def wait(self, seconds: float) -> list[tuple[int, Message]]:
         said, self.said = self.said[:1], self.said[1:]
@@ -85,14 +87,34 @@ def test_a_clip_that_kills_whoever_decodes_it_is_found_and_costs_one_other_at_mo
     assert all(len(statuses) == 1 for statuses in found.values())
 
 
+def test_a_worker_is_given_as_many_questions_as_are_answered_together() -> None:
+    pool, limits = Script(), Limits(decoders=1, together=4)
+    drive(pool, "a b c d e", limits, questions=2)
+    assert pool.given == [(0, "a b", ["c"]), (0, "c d", ["e"]), (0, "e", [])]
+    pool = Script(size=2)
+    drive(pool, "a b c d", limits)
+    assert pool.given[0][1] == "a b"  # not all four to the first
+
+
+def test_of_those_in_one_hand_only_the_one_that_kills_is_lost() -> None:
+    pool = Script(deaths=["c", "c"])
+    found = drive(pool, "a b c d e", Limits(decoders=1, together=3), questions=1)
+    assert found == {name: ["failed" if name == "c" else "answered"] for name in "abcde"}
+    assert pool.given == [(0, "a b c", ["d"]), (0, "c", []), (0, "d", []), (0, "e", [])]  # one by one from then on
+
+
 @given(
     st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=4),
     st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=2),
     st.integers(1, 3),
     st.integers(0, 3),
+    st.integers(1, 8),
 )
-def test_whoever_dies_every_item_is_recorded_once(deaths: list[str], kills: list[str], size: int, ahead: int) -> None:
-    found = drive(Script(size, deaths, kills), "a b c d e f g h", Limits(decoders=ahead), questions=2)
+def test_whoever_dies_every_item_is_recorded_once(
+    deaths: list[str], kills: list[str], size: int, ahead: int, together: int
+) -> None:
+    limits = Limits(decoders=ahead, together=together)
+    found = drive(Script(size, deaths, kills), "a b c d e f g h", limits, questions=2)
     assert set(found) == set("abcdefgh")
     assert all(len(statuses) == 2 for statuses in found.values())
     assert all(found[name] == ["failed"] * 2 for name in kills)

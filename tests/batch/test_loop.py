@@ -38,6 +38,12 @@ class Recorder:
         self.events.append(f"ask {question}")
         return {"status": "answered", "answer": self._ask(question)}
 
+    def join(self, question: str, check: Check) -> None:
+        raise NotImplementedError
+
+    def group(self) -> Any:
+        return None
+
     def usable(self) -> bool:
         return self.healthy
 
@@ -47,12 +53,12 @@ def job(video: str, *questions: str) -> Job:
 
 
 def statuses(loop: Loop, one: Job, *ahead: Job) -> list[str]:
-    return [reply.outcome["status"] for reply in loop.run(one, ahead)]
+    return [reply.outcome["status"] for reply in loop.run([one], ahead)]
 
 
 def test_a_clip_is_read_and_seen_once_for_all_its_questions() -> None:
     recorder = Recorder()
-    replies = list(Loop(recorder, StubSpec()).run(job("a", "1", "2", "3"), ()))
+    replies = list(Loop(recorder, StubSpec()).run([job("a", "1", "2", "3")], ()))
     assert [reply.outcome["answer"] for reply in replies] == ["1", "2", "3"]
     assert recorder.events == ["read a", "ask 1", "ask 2", "ask 3"]
     assert recorder.opened == 1
@@ -68,7 +74,7 @@ def test_the_next_clips_are_read_while_this_one_is_answered() -> None:
 
     recorder = Recorder(reading, ask=lambda question: read.wait(10))
     loop = Loop(recorder, StubSpec(decoders=2))
-    (reply,) = loop.run(job("a"), (job("b"),))
+    (reply,) = loop.run([job("a")], (job("b"),))
     assert reply.outcome["answer"] is True  # b was read before a was answered
     assert statuses(loop, job("b")) == ["answered"]
     assert recorder.events.count("read b") == 1
@@ -79,7 +85,7 @@ def test_reading_ahead_hides_the_shorter_of_the_two() -> None:
         loop = Loop(Recorder(lambda video: time.sleep(0.05), lambda question: time.sleep(0.05)), StubSpec())
         jobs, began = [job(str(index)) for index in range(8)], time.perf_counter()
         for index, one in enumerate(jobs):
-            list(loop.run(one, jobs[index + 1 : index + 1 + ahead]))
+            list(loop.run([one], jobs[index + 1 : index + 1 + ahead]))
         return time.perf_counter() - began
 
     assert took(ahead=1) < 0.75 * took(ahead=0)
@@ -91,8 +97,8 @@ def test_a_clip_that_cannot_be_read_fails_with_all_its_questions() -> None:
 
     loop = Loop(Recorder(reading), StubSpec())
     for ahead in ((), (job("bad", "1", "2"),)):
-        list(loop.run(job("other"), ahead))
-        replies = list(loop.run(job("bad", "1", "2"), ()))
+        list(loop.run([job("other")], ahead))
+        replies = list(loop.run([job("bad", "1", "2")], ()))
         error = {"type": "UnreadableInput", "message": "no video", "hint": "Convert it."}
         assert [reply.outcome for reply in replies] == [{"status": "failed", "error": error}] * 2
 
@@ -107,7 +113,7 @@ def test_a_clip_that_had_no_room_beside_others_is_read_again_alone() -> None:
         return video
 
     loop = Loop(Recorder(reading), StubSpec())
-    list(loop.run(job("a"), (job("big"),)))
+    list(loop.run([job("a")], (job("big"),)))
     assert statuses(loop, job("big")) == ["answered"]
     assert tries.count("big") == 2
 
@@ -123,7 +129,7 @@ def test_a_question_that_fails_costs_the_others_nothing() -> None:
     assert recorder.opened == 2  # the third begins anew
     recorder.healthy = False
     loop = Loop(recorder, StubSpec())
-    replies = loop.run(job("a", "1", "2", "3"), ())
+    replies = loop.run([job("a", "1", "2", "3")], ())
     assert [next(replies).outcome["status"] for _ in range(2)] == ["answered", "failed"]
     with pytest.raises(Broken):
         next(replies)
@@ -132,8 +138,8 @@ def test_a_question_that_fails_costs_the_others_nothing() -> None:
 def test_a_clip_that_another_worker_took_is_let_go() -> None:
     recorder = Recorder()
     loop = Loop(recorder, StubSpec())
-    list(loop.run(job("a"), (job("b"), job("c"))))
-    list(loop.run(job("b"), ()))
+    list(loop.run([job("a")], (job("b"), job("c"))))
+    list(loop.run([job("b")], ()))
     assert not loop._coming
 
 
@@ -146,6 +152,6 @@ def test_the_time_limit_of_a_clip_counts_all_its_questions() -> None:
             check()
             return {}
 
-    replies = list(Loop(Slow(), spec).run(job("a", "1", "2"), ()))
+    replies = list(Loop(Slow(), spec).run([job("a", "1", "2")], ()))
     assert [reply.outcome["error"]["type"] for reply in replies] == ["TimedOut", "TimedOut"]
     assert "0.05 s" in replies[0].outcome["error"]["message"]

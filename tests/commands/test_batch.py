@@ -66,6 +66,8 @@ def test_an_answer_does_not_depend_on_where_a_run_broke_off(purekv: Purekv, clip
     purekv("batch", clips / "a.mp4", "-q", "what?", "-q", "where?", "-o", whole, *shared)
     purekv("batch", clips / "a.mp4", "-q", "where?", "-o", late, *shared)
     assert records(late)[0]["answer"] == records(whole)[1]["answer"]
+    again = purekv("batch", clips / "a.mp4", "-q", "what?", "-q", "where?", "-o", whole, *shared, "--together", "8")
+    assert (again[0], len(records(whole))) == (0, 2)  # nothing that answers depend on
     first, second = (r["stats"] for r in records(whole))
     assert first["prefill_path"]
     assert not second["prefill_path"]  # the clip was not read again
