@@ -58,7 +58,7 @@ def products(kernels: Kernels, seats: int, rows: int, columns: int, dtype: torch
         same(operation(slice(None)), operation)
 
 
-@some
+@settings(some, max_examples=8 if DEVICE.type == "cpu" else 3)  # every one compiles kernels of its own
 @given(st.integers(2, 8), st.integers(1, 9), st.integers(1, 600), st.sampled_from(TYPES))
 def test_products_of_any_size(kernels: Kernels, seats: int, rows: int, columns: int, dtype: torch.dtype) -> None:
     products(kernels, seats, rows, columns, dtype)
