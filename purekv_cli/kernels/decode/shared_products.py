@@ -2,8 +2,8 @@
 
 Every sequence's result is bitwise what it is alone. Its sums are the same columns added in the same order by the same
 lanes, because each program keeps a tile of partial sums a sequence, cut like the one of a single sequence; so one more
-sequence costs registers and arithmetic (2 to 8 of them are worth it), and no reading. What a program would compute for
-itself of every vector, the norm, is made once before: there are too many vectors to repeat it.
+sequence costs registers and arithmetic, and no reading. What a program computes for itself of one vector, the norm, is
+made once before for several.
 """
 
 # mypy: allow-untyped-defs, disable-error-code=assignment
