@@ -89,9 +89,16 @@ def test_the_kernels_give_everyone_its_own_answer() -> None:
         prompts = [Prefilled(attached, seed=seed, frames=4 + 4 * seed) for seed in range(3)]
         decoder = GraphDecoder(model)
         decoder.kernels = decode.in_triton()
-        generations = [Generation(max_tokens=3)] * 3
-        first, second, third = (together(decoder, prompts, generations, [seat])[0] for seat in range(3))
-        assert together(decoder, prompts, generations, [2, 0, 1]) == [third, first, second]
+
+        def answer(seats: list[int]) -> tuple[list[list[int]], torch.Tensor]:
+            """Tokens, and the logits of another step."""
+            tokens = together(decoder, prompts, [Generation(max_tokens=2)] * 3, seats)
+            return tokens, decoder.step()[: len(seats)]
+
+        alone = [answer([seat]) for seat in (2, 0, 1)]
+        tokens, logits = answer([2, 0, 1])
+        assert tokens == [own[0] for own, _ in alone]
+        assert torch.equal(logits, torch.cat([own for _, own in alone]))
 
 
 def test_who_may_say_less_runs_along_with_who_may_say_more(
