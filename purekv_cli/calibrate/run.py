@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from purekv_cli import __version__
+from purekv_cli import __version__, presets
 from purekv_cli.bench.request import read_budgets, read_names
 from purekv_cli.calibrate import draw
 from purekv_cli.calibrate.choose import LOST, Choice, Cost, choose, choose_carry, choose_weights, costs, low_layers
@@ -77,7 +77,8 @@ def run(
     surveyed = rounds.measure("1 of 3, layers", survey(layers, budgets[0], low_layers(layers)), correlate=True)
     matrices, of_layers = surveyed.matrices(), costs(surveyed, first_is_base=False)
     harm = [cost.distance for cost in of_layers if cost.trial.kind == "starved"]
-    shaped = costs(rounds.measure("2 of 3, layer budgets", shapes(layers, harm, min(budgets))))
+    present = presets.choose(None, chosen.names).method.layer_weights
+    shaped = costs(rounds.measure("2 of 3, layer budgets", shapes(layers, harm, min(budgets), present)))
     weights, steps = descend(
         layers,
         choose_weights(shaped),

@@ -58,22 +58,25 @@ def survey(layers: int, budget: float, low: int) -> list[Trial]:
     return found
 
 
-def shapes(layers: int, harm: Sequence[float], budget: float) -> list[Trial]:
+def shapes(layers: int, harm: Sequence[float], budget: float, present: Sequence[float] = ()) -> list[Trial]:
     """Second: how the layers may share a budget. Equal ones come first; the others weigh by the harm of starving.
 
     Args:
         harm: distance of every band, starved.
+        present: weights that the model's preset has already; empty: none.
     """
     of_layer = [distance for band, distance in zip(bands(layers), harm, strict=True) for _ in band]
     most = max(of_layer, default=0.0) or 1.0
     shaped = {"equal": [], "falling": _ramp(layers), "rising": _ramp(layers)[::-1]}
     for root, name in ((1, "harm"), (2, "square root of harm"), (3, "third root of harm"), (4, "fourth root of harm")):
-        shaped[name] = [max(LEAST, (max(0.0, distance) / most) ** (1 / root)) for distance in of_layer]
+        shaped[name] = [round(max(LEAST, (max(0.0, distance) / most) ** (1 / root)), 2) for distance in of_layer]
+    if len(present) == layers:
+        shaped["as in its preset"] = list(present)
     return [
         Trial(
             "layer budgets",
             name,
-            Dialled(OURS, f"{budget:g}", "known", layer_weights=tuple(round(weight, 2) for weight in weights)),
+            Dialled(OURS, f"{budget:g}", "known", layer_weights=tuple(weights)),
         )
         for name, weights in shaped.items()
     ]
@@ -151,4 +154,4 @@ def _named(band: range) -> str:
 
 
 def _ramp(layers: int) -> list[float]:
-    return [1.5 - layer / max(1, layers - 1) for layer in range(layers)]
+    return [round(1.5 - layer / max(1, layers - 1), 2) for layer in range(layers)]

@@ -39,6 +39,13 @@ def test_layers_weigh_what_starving_them_costs() -> None:
     assert sum(tried["rising"]) == pytest.approx(4, abs=0.02)
 
 
+def test_a_preset_that_is_there_is_tried_beside_them() -> None:
+    present = (0.3, 0.05, 0.05, 1.0)
+    tried = {trial.name: trial.arm.config.layer_weights for trial in shapes(4, [0.1, 0.0, 0.0, 1.0], 0.05, present)}
+    assert tried["as in its preset"] == present
+    assert "as in its preset" not in {trial.name for trial in shapes(3, [0.1, 0.0, 1.0], 0.05, present)}
+
+
 @given(st.lists(st.floats(0, 20), min_size=1, max_size=BANDS))
 def test_any_harm_makes_weights_that_a_preset_may_hold(harm: list[float]) -> None:
     for trial in shapes(len(harm), harm, 0.1):
