@@ -42,7 +42,11 @@ class EvalFlags:
     ] = "unknown,known,prompt"
     suite: Annotated[
         str | None,
-        _own("--suite", help="Of clipworld: short,medium,long (default), verylong, outdoors-...; of a file: its own.", metavar="LIST"),
+        _own(
+            "--suite",
+            help="Of clipworld: short,medium,long (default), verylong, outdoors-...; of a file: its own.",
+            metavar="LIST",
+        ),
     ] = None
     clips: Annotated[
         int | None, _own("--clips", help="Clips of each suite of clipworld (default: 200).", metavar="N", min=1)
