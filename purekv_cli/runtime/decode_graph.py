@@ -110,6 +110,8 @@ class GraphDecoder:
 
     def clear(self, max_tokens: int, seats: int = 1) -> None:
         """Forget all sequences; up to `seats` will come, with room for `max_tokens` each."""
+        if self.on_device:
+            torch.cuda.set_device(self.weights.device)  # of this thread: where kernels are launched
         self._size = (max(_AHEAD, max_tokens), _width(seats))
         if self._buffers is not None:
             if self._buffers.fit(*self._size):
