@@ -50,7 +50,9 @@ class Arm:
     def of_model(self, name: str) -> MethodConfig:
         """`config` with what the preset of that model says of its layers."""
         known = choose(None, [name]).method
-        return replace(self.config, layer_weights=known.layer_weights, carry=known.carry)
+        return replace(
+            self.config, layer_weights=known.layer_weights, score_layers=known.score_layers, carry=known.carry
+        )
 
 
 def arms(

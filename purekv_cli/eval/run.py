@@ -137,6 +137,7 @@ def _model_settings(chosen: ChosenModel) -> dict[str, Any]:
         "dtype": found["dtype"],
         "weights": seen.hexdigest()[:12],
         "layer weights": list(known.layer_weights),
+        "score layers": list(known.score_layers),
         "carry": known.carry,
     }
 
