@@ -81,9 +81,10 @@ def layer_entries(entries: int, text: int, video: int, weights: Sequence[float],
     while free and left * weights[order[full]] >= video * free:  # the heaviest layers keep everything
         left, free, full = left - video, math.fsum(weights[layer] for layer in order[full + 1 :]), full + 1
     whole = set(order[:full])
+    if index in whole:
+        return text + video
 
     def below(layer: int) -> int:
-        parts = (video if at in whole else left * weights[at] / free for at in range(layer))
-        return round(math.fsum(parts))
+        return round(math.fsum(left * weights[at] / free for at in range(layer) if at not in whole))
 
-    return text + min(video, below(index + 1) - below(index))
+    return text + below(index + 1) - below(index)

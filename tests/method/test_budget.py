@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from purekv_cli.errors import UsageError
@@ -64,6 +64,7 @@ def test_what_is_shown_can_be_typed(text):
     assert Budget.parse(str(Budget.parse(text))) == Budget.parse(text)
 
 
+@example(room=6, text=0, video=9, weights=[1.0, 1.0, 2.0, 1.0, 1.0])  # full layers between others, halves to round
 @given(
     room=st.integers(0, 500),
     text=st.integers(0, 60),
