@@ -25,6 +25,8 @@ MOMENTS = {
 }
 
 
+SAME = 0.005  # a share of answers: losses that are smaller are none
+
 Table = tuple[tuple[str, ...], ...]  # rows of cells; the first row is the head
 
 
@@ -63,7 +65,7 @@ def sections(lines: Sequence[Line]) -> list[Section]:
 
 
 def _facts(lines: Sequence[Line], dense: Line | None) -> str:
-    """How much was asked, and what dense makes of it."""
+    """How much was asked, what dense makes of it, and how our policy compares."""
     most = max(lines, key=lambda line: line.asked)
     narrations = most.types.get(NARRATION, (0, 0))[1]
     text = f"{_count(most.videos, 'video')}, {_count(most.asked, 'question')} of {_count(len(most.types), 'type')}"
@@ -72,6 +74,14 @@ def _facts(lines: Sequence[Line], dense: Line | None) -> str:
         text += f". Dense, in %: right {_right(dense)}, mean of types {100 * dense.mean_of_types:.1f}"
         text += f", narration {_share(dense, NARRATION)}" if narrations else ""
         text += f"; {size(dense.kv_bytes_full / max(1, dense.asked))} of KV cache a question"
+    spreads = [found.interval for line in lines if (found := line.behind_ours) and found.interval]
+    if spreads:
+        better, worse = sum(low > 0 for low, _ in spreads), sum(high < 0 for _, high in spreads)
+        unsure = sum(low < -SAME for low, _ in spreads)
+        text += f". {OURS} against others at the same budget and moment, {_count(len(spreads), 'comparison')}: clearly "
+        text += (
+            f"better in {better}, clearly worse in {worse}; an interval begins under -{100 * SAME:g} points in {unsure}"
+        )
     return text + "."
 
 

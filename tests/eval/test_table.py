@@ -40,6 +40,15 @@ def test_a_line_counts_what_was_asked() -> None:
     assert dense.against_dense is None
 
 
+def test_a_suite_says_how_ours_compares() -> None:
+    ours, weak, same = (Arm(name, "0.2", "unknown") for name in ("purekv", "random", "snapkv"))
+    text = markdown(summarise(compared({DENSE: 0, ours: 10, weak: 2, same: 10})))
+    assert "2 comparisons: clearly better in 1, clearly worse in 0; an interval begins under -0.5 points in 0." in text
+    text = markdown(summarise(compared({DENSE: 0, ours: 2, same: 10})))
+    assert "1 comparison: clearly better in 0, clearly worse in 1; an interval begins under -0.5 points in 1." in text
+    assert "against others" not in markdown(summarise(compared({DENSE: 0, ours: 10})))
+
+
 def test_types_weigh_alike_however_often_they_are_asked() -> None:
     asked = items(1, 4)  # a narration, two counts, a colour
     rows = [graded(item, DENSE, right=item.type == "count") for item in asked]
