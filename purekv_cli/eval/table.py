@@ -78,10 +78,9 @@ def _facts(lines: Sequence[Line], dense: Line | None) -> str:
     if spreads:
         better, worse = sum(low > 0 for low, _ in spreads), sum(high < 0 for _, high in spreads)
         unsure = sum(low < -SAME for low, _ in spreads)
-        text += f". {OURS} against others at the same budget and moment, {_count(len(spreads), 'comparison')}: clearly "
-        text += (
-            f"better in {better}, clearly worse in {worse}; an interval begins under -{100 * SAME:g} points in {unsure}"
-        )
+        text += f". {OURS} against others at the same budget and moment, {_count(len(spreads), 'comparison')}: "
+        text += f"clearly better in {better}, clearly worse in {worse}; "
+        text += f"an interval begins under -{100 * SAME:g} points in {unsure}"
     return text + "."
 
 
