@@ -16,8 +16,9 @@ ST-SpAttn: on under the same two conditions: dense against dense with it, and th
 Layer weights: chosen first, at the smallest budget, where layers compete most. Each layer is starved while the others
 keep everything; the distance that this costs, or a root of it, is a layer's weight, LEAST being the smallest. Of these
 and two ramps the nearest to dense at equal bytes is taken, if it beats equal budgets by more than two standard errors
-and a tenth, and loses no right answer; else the layers stay equal. From there they are moved (`descent.py`). Then
-`carry`, by the same rule against carrying all. All other dials are measured with these.
+and a tenth, and loses no right answer; else the layers stay equal. By the same rule the text before the video is left
+to fewer layers (those first without it that miss it least while everything else stays), and `carry` is turned down.
+Then the weights are moved (`descent.py`). All other dials are measured with these.
 
 Fewer than two clips, or ENOUGH questions, decide nothing: no propagation, equal layers, sparsity as it is by default.
 """
@@ -30,7 +31,7 @@ from statistics import fmean, stdev
 from torch import Tensor
 
 from purekv_cli.calibrate.measure import Measured, Outcome
-from purekv_cli.calibrate.trials import Kind, Trial
+from purekv_cli.calibrate.trials import Dialled, Kind, Trial
 from purekv_cli.method.config import Propagation
 
 GAIN, MOST = 0.02, 3  # of the mean correlation; score layers
@@ -68,6 +69,7 @@ class Choice:
     score_layers: tuple[int, ...]
     correlation: float  # mean over layers of the estimate from these
     layer_weights: tuple[float, ...]  # empty: equal
+    preamble_layers: tuple[int, ...] | None  # None: all
     carry: float
     propagate: Propagation | None
     sparse: bool | None  # None: not known, the default stays
@@ -104,12 +106,12 @@ def _cost(trial: Trial, found: Sequence[Outcome], base: Mapping[int, Outcome], d
     )
 
 
-def choose(found: Sequence[Cost], valued: Tensor, weights: tuple[float, ...], carry: float, tolerance: float) -> Choice:
+def choose(found: Sequence[Cost], valued: Tensor, ours: Dialled, tolerance: float) -> Choice:
     """
     Args:
         found: of the third round.
         valued: [L, L], correlations of the question's rows with value norms.
-        weights, carry: of the second.
+        ours: of the second.
         tolerance: of distance.
     """
     layers = len(valued)
@@ -117,28 +119,19 @@ def choose(found: Sequence[Cost], valued: Tensor, weights: tuple[float, ...], ca
     return Choice(
         score_layers=score_layers,
         correlation=served(valued, score_layers),
-        layer_weights=weights,
-        carry=carry,
+        layer_weights=ours.layer_weights,
+        preamble_layers=ours.preamble_layers,
+        carry=ours.carry,
         propagate=_cheapest(_of("propagation", found), layers, tolerance),
         sparse=_sparse(_of("sparse", found), tolerance),
     )
 
 
-def choose_weights(found: Sequence[Cost]) -> tuple[float, ...]:
-    """From the costs of shapes, of which equal budgets are the first; empty: they are best."""
-    return _clearly_best(found).trial.arm.layer_weights
-
-
-def choose_carry(found: Sequence[Cost]) -> float:
-    """From the costs of shares, of which all is the first."""
-    return _clearly_best(found).trial.arm.carry
-
-
-def _clearly_best(found: Sequence[Cost]) -> Cost:
-    """The lowest distance that is clearly below that of the first, or the first."""
+def clearly_best(found: Sequence[Cost]) -> Dialled:
+    """The arm of the lowest distance that is clearly below that of the first, or the first."""
     tried = [cost for cost in found[1:] if cost.decides and cost.lost <= 0]
     better = [cost for cost in tried if cost.above < -max(2 * cost.error, 0.1 * found[0].distance)]
-    return min(better, key=lambda cost: cost.distance, default=found[0])
+    return min(better, key=lambda cost: cost.distance, default=found[0]).trial.arm
 
 
 def low_layers(layers: int) -> int:

@@ -8,29 +8,29 @@ the shape that they begin with had to be: moves are many and small, and are judg
 from collections.abc import Callable, Sequence
 
 from purekv_cli.calibrate.choose import Cost
-from purekv_cli.calibrate.trials import FACTORS, Trial, bands, moved, moves
+from purekv_cli.calibrate.trials import FACTORS, Dialled, Trial, bands, moved, moves
 
 Weights = tuple[float, ...]
 
 
 def descend(
-    layers: int, start: Weights, budget: float, steps: int, measure: Callable[[Sequence[Trial]], list[Cost]]
+    layers: int, ours: Dialled, steps: int, measure: Callable[[Sequence[Trial]], list[Cost]]
 ) -> tuple[Weights, list[Cost]]:
     """The best weights found, and the costs of where every step began.
 
     Args:
-        start: empty for equal ones.
+        ours: what the weights are tried with, and those to begin with; empty: equal ones.
         steps: at most so many; none without enough questions.
         measure: what trials cost, the first of them what the others are held against.
     """
-    here: Weights = start or (1.0,) * layers
-    best, lowest, path = start, float("inf"), []
+    here: Weights = ours.layer_weights or (1.0,) * layers
+    best, lowest, path = ours.layer_weights, float("inf"), []
     begun: set[Weights] = set()
     for _ in range(steps):
         if here in begun:
             break
         begun.add(here)
-        found = measure(moves(layers, here, budget))
+        found = measure(moves(layers, here, ours))
         if not found[0].decides:
             break
         path.append(found[0])

@@ -35,6 +35,8 @@ def to_toml(
         lines.append(f"layer_weights = {list(choice.layer_weights)}")
     else:
         lines.append(f"# layer_weights: equal, no shape of equal bytes is clearly better{few}")
+    if choice.preamble_layers is not None:
+        lines.append(f"preamble_layers = {list(choice.preamble_layers)}  # these keep the text before the video")
     if choice.carry < 1:
         lines.append(f"carry = {choice.carry:g}")
     if choice.sparse is not None:

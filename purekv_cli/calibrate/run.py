@@ -14,13 +14,13 @@ import transformers
 from purekv_cli import __version__, presets
 from purekv_cli.bench.request import read_budgets, read_names
 from purekv_cli.calibrate import draw
-from purekv_cli.calibrate.choose import LOST, Choice, Cost, choose, choose_carry, choose_weights, costs, low_layers
+from purekv_cli.calibrate.choose import LOST, Choice, Cost, choose, clearly_best, costs, low_layers
 from purekv_cli.calibrate.correlation import Matrix
 from purekv_cli.calibrate.descent import descend
 from purekv_cli.calibrate.measure import Measured
 from purekv_cli.calibrate.preset import command, to_toml
 from purekv_cli.calibrate.table import blocks, rows
-from purekv_cli.calibrate.trials import Trial, carries, dials, shapes, survey
+from purekv_cli.calibrate.trials import Trial, carries, dials, preambles, shapes, survey
 from purekv_cli.commands.model import ChosenModel, choose_model
 from purekv_cli.commands.options import ClipFlags, ModelFlags
 from purekv_cli.demo.clips import HELD_OUT_SEEDS, SUITES
@@ -76,22 +76,18 @@ def run(
     rounds = _Rounds(adapter, clips, longest, terminal)
     surveyed = rounds.measure("1 of 3, layers", survey(layers, budgets[0], low_layers(layers)), correlate=True)
     matrices, of_layers = surveyed.matrices(), costs(surveyed, first_is_base=False)
-    harm = [cost.distance for cost in of_layers if cost.trial.kind == "starved"]
+    harm, bare = ([cost.distance for cost in of_layers if cost.trial.kind == kind] for kind in ("starved", "bare"))
     present = presets.choose(None, chosen.names).method.layer_weights
     shaped = costs(rounds.measure("2 of 3, layer budgets", shapes(layers, harm, min(budgets), present)))
-    weights, steps = descend(
-        layers,
-        choose_weights(shaped),
-        min(budgets),
-        flags.steps,
-        lambda tried: costs(rounds.measure("2 of 3, step", tried)),
-    )
-    shares = costs(rounds.measure("2 of 3, carry", carries(weights, min(budgets))))
-    carry = choose_carry(shares)
-    measured = rounds.measure("3 of 3, costs", dials(layers, budgets, policies, weights, carry))
+    of_text = costs(rounds.measure("2 of 3, text", preambles(layers, bare, clearly_best(shaped))))
+    shares = costs(rounds.measure("2 of 3, carry", carries(clearly_best(of_text))))
+    ours = clearly_best(shares)
+    weights, steps = descend(layers, ours, flags.steps, lambda tried: costs(rounds.measure("2 of 3, step", tried)))
+    ours = replace(ours, layer_weights=weights)
+    measured = rounds.measure("3 of 3, costs", dials(layers, budgets, policies, ours))
     of_dials = costs(measured)
-    choice = choose(of_dials, matrices["question"].valued, weights, carry, flags.tolerance)
-    found = [*of_layers, *shaped, *steps, *shares, *of_dials]
+    choice = choose(of_dials, matrices["question"].valued, ours, flags.tolerance)
+    found = [*of_layers, *shaped, *of_text, *shares, *steps, *of_dials]
     facts = _facts(chosen, measured, world, videos, flags)
     name = chosen.source.name
     toml = to_toml(name, chosen.names, budgets[0], choice, found, facts)

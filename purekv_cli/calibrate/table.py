@@ -10,8 +10,10 @@ from purekv_cli.calibrate.trials import Kind
 _BLOCKS = " ░▒▓█"
 _TITLES: dict[Kind, tuple[str, str]] = {
     "starved": ("A tenth of the video in these layers, all in others", "dense"),
+    "bare": ("No text before the video in these layers, all in others", "dense"),
     "score layer": ("purekv-paper from one score layer", "dense"),
     "layer budgets": ("Layers share the smallest budget", "equal"),
+    "preamble": ("Text before the video at the smallest budget", "in all layers"),
     "moved": ("Layers' weights, moved step by step", "itself"),
     "carry": ("Share of the lower layers' scores in a layer's own", "all of them"),
     "budget": ("Policies at budgets, question known", "the first row"),

@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from purekv_cli.eval.arms import Arm
+from purekv_cli.eval.arms import OF_MODEL, Arm
 from purekv_cli.method.config import MethodConfig
 
-Kind = Literal["starved", "score layer", "layer budgets", "moved", "carry", "budget", "propagation", "sparse"]
+Kind = Literal[
+    "starved", "bare", "score layer", "layer budgets", "preamble", "carry", "moved", "budget", "propagation", "sparse"
+]
 OURS, PAPER = "purekv", "purekv-paper"
 BANDS = 8  # neighbouring layers whose budget changes together, at most so many groups of them
 STARVED = 0.1  # of its video entries is left to a starved band
+ALMOST = "0.999999"  # a budget that holds all video, and yet prunes: what else a layer drops goes
 LEAST = 0.05  # weight of a layer that does without, against the one that can least
 LIGHTEST = 0.01  # weight that a move ends at
 FACTORS = (2.0, 0.5)  # a move's
@@ -24,12 +27,12 @@ class Dialled(Arm):
 
     score_layers: tuple[int, ...] = (0, 1)
     layer_weights: tuple[float, ...] = ()
+    preamble_layers: tuple[int, ...] | None = None
     carry: float = 1.0
 
     @property
     def config(self) -> MethodConfig:
-        plain = super().config
-        return replace(plain, score_layers=self.score_layers, layer_weights=self.layer_weights, carry=self.carry)
+        return replace(super().config, **{name: getattr(self, name) for name in OF_MODEL})
 
     def of_model(self, name: str) -> MethodConfig:
         """What is to be calibrated is not taken from the preset that the model has."""
@@ -46,12 +49,16 @@ class Trial:
 
 
 def survey(layers: int, budget: float, low: int) -> list[Trial]:
-    """First: which layers can do with few entries while all others keep theirs; purekv-paper from each low layer."""
+    """First: which layers can do with few entries, and which without the text before the video, while all others keep
+    everything; purekv-paper from each low layer."""
     found = []
     for band in bands(layers):
         weights = tuple(STARVED if layer in band else 1.0 for layer in range(layers))
         arm = Dialled(OURS, f"{sum(weights) / layers:.6f}", "known", layer_weights=weights)
         found.append(Trial("starved", _named(band), arm))
+    for band in bands(layers):
+        others = tuple(layer for layer in range(layers) if layer not in band)
+        found.append(Trial("bare", _named(band), Dialled(OURS, ALMOST, "known", preamble_layers=others)))
     for layer in range(low):
         arm = Dialled(PAPER, f"{budget:g}", "known", score_layers=(layer,))
         found.append(Trial("score layer", f"layer {layer}", arm))
@@ -82,7 +89,22 @@ def shapes(layers: int, harm: Sequence[float], budget: float, present: Sequence[
     ]
 
 
-def moves(layers: int, weights: tuple[float, ...], budget: float) -> list[Trial]:
+def preambles(layers: int, harm: Sequence[float], ours: Dialled) -> list[Trial]:
+    """Also second: the text before the video in all layers, in ever fewer of those that need it most, in none.
+
+    Args:
+        harm: distance of every band without it.
+    """
+    found = [Trial("preamble", "in all layers", ours)]
+    order = sorted(bands(layers), key=lambda band: -harm[bands(layers).index(band)])
+    for count in reversed(range(len(order))):
+        kept = tuple(sorted(layer for band in order[:count] for layer in band))
+        name = f"in {', '.join(map(str, kept))}" if count else "in none"
+        found.append(Trial("preamble", name, replace(ours, preamble_layers=kept)))
+    return found
+
+
+def moves(layers: int, weights: tuple[float, ...], ours: Dialled) -> list[Trial]:
     """Also second: the weights as they are, then each band's twice and half as heavy."""
     tried = [("as they are", weights)]
     for band in bands(layers):
@@ -90,7 +112,7 @@ def moves(layers: int, weights: tuple[float, ...], budget: float) -> list[Trial]
             changed = moved(weights, [(band, factor)])
             if changed not in [known for _, known in tried]:
                 tried.append((f"{_named(band)} x {factor:g}", changed))
-    return [Trial("moved", name, Dialled(OURS, f"{budget:g}", "known", layer_weights=each)) for name, each in tried]
+    return [Trial("moved", name, replace(ours, layer_weights=each)) for name, each in tried]
 
 
 def moved(weights: Sequence[float], changes: Sequence[tuple[range, float]]) -> tuple[float, ...]:
@@ -103,22 +125,19 @@ def moved(weights: Sequence[float], changes: Sequence[tuple[range, float]]) -> t
     return tuple(round(max(LIGHTEST, weight / most), 3) for weight in heavy)
 
 
-def carries(weights: tuple[float, ...], budget: float) -> list[Trial]:
+def carries(ours: Dialled) -> list[Trial]:
     """Also second: how loud lower layers speak in a layer's score, in full first."""
-    arm = Dialled(OURS, f"{budget:g}", "known", layer_weights=weights)
-    return [Trial("carry", f"{carry:g}", replace(arm, carry=carry)) for carry in CARRIES]
+    return [Trial("carry", f"{carry:g}", replace(ours, carry=carry)) for carry in CARRIES]
 
 
-def dials(
-    layers: int, budgets: Sequence[float], policies: Sequence[str], weights: tuple[float, ...], carry: float
-) -> list[Trial]:
-    """Third, with the layers' weights: what policies, propagation and sparse attention cost.
+def dials(layers: int, budgets: Sequence[float], policies: Sequence[str], ours: Dialled) -> list[Trial]:
+    """Third, with what was found of the layers: what policies, propagation and sparse attention cost.
 
     Args:
         budgets: shares of the cache. Ours at the first one, the preset's, comes first.
     """
     first = f"{budgets[0]:g}"
-    ours = Dialled(OURS, first, "known", layer_weights=weights, carry=carry)
+    ours = replace(ours, budget=first)
     found = [
         Trial("budget", f"{policy} {budget:g}", replace(ours, policy=policy, budget=f"{budget:g}"))
         for policy in dict.fromkeys((OURS, *policies))

@@ -17,6 +17,7 @@ from purekv_cli.presets import choose
 
 When = Literal["unknown", "known", "prompt"]
 WHENS: tuple[When, ...] = ("unknown", "known", "prompt")
+OF_MODEL = ("score_layers", "layer_weights", "preamble_layers", "carry")  # what only a model's preset says
 _UNKNOWN: dict[str | None, Observe] = {None: "video", "": "template"}  # who speaks where the question is unknown
 
 
@@ -50,9 +51,7 @@ class Arm:
     def of_model(self, name: str) -> MethodConfig:
         """`config` with what the preset of that model says of its layers."""
         known = choose(None, [name]).method
-        return replace(
-            self.config, layer_weights=known.layer_weights, score_layers=known.score_layers, carry=known.carry
-        )
+        return replace(self.config, **{name: getattr(known, name) for name in OF_MODEL})
 
 
 def arms(

@@ -111,7 +111,7 @@ class _Judge(Prefill):
     def _prune(self, layer: CompactLayer, index: int, score: Tensor) -> None:
         """Several budgets are asked for as a batch of prompts."""
         assert isinstance(layer, _Read)
-        quotas, masks = [budget._quota[0][index] for budget in self._budgets], self._read.masks
+        quotas, masks = [budget._quota[0][index] for budget in self._budgets], self._choice(index, score.device)
         if len(quotas) == 1:
             self._sets[layer.index] = self._policy.select(score, quotas[0], masks)
             return

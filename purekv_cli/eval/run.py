@@ -1,6 +1,7 @@
 """From the flags of `purekv eval` to its result: questions, model, answers into the ledger, tables and files."""
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -15,6 +16,7 @@ from purekv_cli.commands.model import ChosenModel, choose_model
 from purekv_cli.commands.options import ClipFlags, ModelFlags, SoundFlag
 from purekv_cli.errors import BatchFailures, UsageError
 from purekv_cli.eval import plot, table
+from purekv_cli.eval.arms import OF_MODEL
 from purekv_cli.eval.datasets import load
 from purekv_cli.eval.export import FORMATS, to_json
 from purekv_cli.eval.grading import KEY, Grading
@@ -136,9 +138,7 @@ def _model_settings(chosen: ChosenModel) -> dict[str, Any]:
         "model": found["name"],
         "dtype": found["dtype"],
         "weights": seen.hexdigest()[:12],
-        "layer weights": list(known.layer_weights),
-        "score layers": list(known.score_layers),
-        "carry": known.carry,
+        **json.loads(json.dumps({name.replace("_", " "): getattr(known, name) for name in OF_MODEL})),  # as read back
     }
 
 

@@ -63,28 +63,24 @@ class Budget:
         return f"{self.value:.0f}t" if self.kind == "tokens" else f"{self.value / 2**20:g}MiB"
 
 
-def layer_entries(entries: int, text: int, video: int, weights: Sequence[float], index: int) -> int:
-    """Entries of layer `index` where layers weigh differently, at the bytes of equal budgets.
+def layer_entries(entries: int, texts: Sequence[int], video: int, weights: Sequence[float]) -> list[int]:
+    """Entries of every layer where layers differ, at the bytes of equal budgets.
 
     A layer keeps its text and min(video, c * weight) of the video, with c such that all layers together keep
-    len(weights) * entries. Rounded as a running sum, so that nothing is lost to rounding.
+    len(texts) * entries. Rounded as a running sum, so that nothing is lost to rounding.
 
     Args:
-        entries: of every layer, if they were equal; text and video: tokens of the prompt.
+        entries: of every layer, if they were equal.
+        texts: text tokens that each layer keeps; video: tokens of the prompt.
         weights: of every layer, above 0; empty: equal.
     """
-    room = min(max(0, entries - text), video)
-    if not weights or room in (0, video):
-        return entries
-    left, free, full = float(room * len(weights)), math.fsum(weights), 0
-    order = sorted(range(len(weights)), key=lambda layer: -weights[layer])
+    layers = len(texts)
+    weights = weights or (1.0,) * layers
+    left, free, full = float(min(max(0, entries * layers - sum(texts)), video * layers)), math.fsum(weights), 0
+    order = sorted(range(layers), key=lambda layer: -weights[layer])
     while free and left * weights[order[full]] >= video * free:  # the heaviest layers keep everything
         left, free, full = left - video, math.fsum(weights[layer] for layer in order[full + 1 :]), full + 1
     whole = set(order[:full])
-    if index in whole:
-        return text + video
-
-    def below(layer: int) -> int:
-        return round(math.fsum(left * weights[at] / free for at in range(layer) if at not in whole))
-
-    return text + below(index + 1) - below(index)
+    parts = [0.0 if layer in whole else left * weights[layer] / free for layer in range(layers)]
+    ends = [round(math.fsum(parts[:layer])) for layer in range(layers + 1)]
+    return [text + (video if layer in whole else ends[layer + 1] - ends[layer]) for layer, text in enumerate(texts)]

@@ -61,6 +61,8 @@ class MethodConfig:
     normalise: bool = False  # of purekv: every layer weighs the same in the maximum, a guard against attention sinks
     carry: float = 1.0  # of purekv: how loud the layers below speak in a layer's score, where the question is read
     layer_weights: tuple[float, ...] = ()  # of purekv: how a model's layers share the budget; empty: equally
+    preamble_layers: tuple[int, ...] | None = None  # of purekv: layers that keep the text before the video; the others
+    # keep its first token; None: all layers keep it
     sparse: SparseConfig = field(default_factory=SparseConfig)
     propagate: Propagation | None = None  # None: every token flows through all layers
     chunk: int | None = None  # prompt tokens per prefill step; None: all at once

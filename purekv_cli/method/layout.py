@@ -9,7 +9,7 @@ all sound.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -71,6 +71,13 @@ class PromptMasks:
     valid: Tensor  # bool [B, N], False where a row is padded
     frame: Tensor | None = None  # int64 [B, N], number of a video token's frame; None: the grids are not known
     spot: Tensor | None = None  # int64 [B, N], its place within the frame
+    preamble: Tensor = None  # type: ignore[assignment]  # bool [B, N], text before the video but for the first token
+
+    def __post_init__(self) -> None:
+        """Of a whole prompt the preamble is found; parts of one get their part of it."""
+        if self.preamble is None:
+            before = self.protected & (self.video.cumsum(-1) == 0) & self.video.any(-1, keepdim=True)
+            object.__setattr__(self, "preamble", before & (before.cumsum(-1) > 1))
 
     @classmethod
     def of(cls, layouts: Sequence[VideoLayout], device: torch.device | str = "cpu") -> "PromptMasks":
@@ -93,9 +100,15 @@ class PromptMasks:
     def map(self, change: Callable[[Tensor], Tensor]) -> "PromptMasks":
         """The same change to each of them: other rows, other columns, another device."""
         frame, spot = (None if each is None else change(each) for each in (self.frame, self.spot))
-        return PromptMasks(change(self.video), change(self.after), change(self.valid), frame, spot)
+        return PromptMasks(
+            change(self.video), change(self.after), change(self.valid), frame, spot, change(self.preamble)
+        )
+
+    def without_preamble(self) -> "PromptMasks":
+        """For a layer that drops the text before the video; its first token stays, as attention comes to rest there."""
+        return replace(self, valid=self.valid & ~self.preamble)
 
     @property
     def protected(self) -> Tensor:
-        """bool [B, N]: text, which is always kept."""
+        """bool [B, N]: text, which is kept whatever its score."""
         return self.valid & ~self.video

@@ -39,7 +39,7 @@ def flowing(
     if video is not None and change is not None:
         rank = torch.maximum(_ranks(best[0, 0, video]), _ranks(change))
         best = torch.zeros_like(best).index_copy(2, video, rank[None, None])
-    return keep_best(best, count, needed)[0, 0]
+    return keep_best(best, count, needed, torch.ones_like(needed))[0, 0]
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -27,8 +27,7 @@ def select(score: Tensor, entries: int | Tensor, protected: Tensor, valid: Tenso
     wanted = torch.as_tensor(entries, device=score.device)
     count = torch.minimum(torch.maximum(wanted, (protected & valid).sum(-1)), valid.sum(-1))  # [B]
     length = score.shape[-1]
-    ranked = _ranked(score, protected & valid).masked_fill(~valid[:, None], float("-inf"))
-    best = _best(ranked, int(count.max()))
+    best = _best(_ranked(score, protected & valid, valid), int(count.max()))
     if len(score) == 1:
         return _ascending(best, length)
     spare = torch.arange(best.shape[-1], device=score.device) >= count[:, None, None]
@@ -36,20 +35,22 @@ def select(score: Tensor, entries: int | Tensor, protected: Tensor, valid: Tenso
     return ascending.masked_fill(ascending == length, -1)
 
 
-def keep_best(score: Tensor, count: int, protected: Tensor) -> Tensor:
-    """`select` where the number kept is known: whole prompts, none with more than `count` protected tokens.
+def keep_best(score: Tensor, count: int, protected: Tensor, valid: Tensor) -> Tensor:
+    """`select` where the number kept is known: none has more than `count` protected tokens, or fewer valid ones.
 
     Nothing waits for the device, and it can be captured in a CUDA graph.
 
     Args:
         score: float [B, H, N].
-        count: positions to keep, at most N.
-        protected: bool [B, N], always kept; at most `count` of them (not checked: that would wait for the device).
+        count: positions to keep.
+        protected: bool [B, N], always kept; at most `count` of them, and
+        valid: bool [B, N], never kept where False; at least `count` are True (not checked: that would wait for the
+            device).
 
     Returns:
         int64 [B, H, count], ascending.
     """
-    return _ascending(_best(_ranked(score, protected), count), score.shape[-1])
+    return _ascending(_best(_ranked(score, protected & valid, valid), count), score.shape[-1])
 
 
 def marked(positions: Tensor, length: int) -> Tensor:
@@ -58,11 +59,11 @@ def marked(positions: Tensor, length: int) -> Tensor:
     return marks.scatter_(-1, positions.masked_fill(positions < 0, length), True)[..., :length]
 
 
-def _ranked(score: Tensor, protected: Tensor) -> Tensor:
-    """The scores as finite numbers, protected ones above all."""
+def _ranked(score: Tensor, protected: Tensor, valid: Tensor) -> Tensor:
+    """The scores as finite numbers, protected ones above all, those that are not valid below."""
     extremes = torch.finfo(score.dtype)
     ranked = score.nan_to_num(nan=extremes.min, posinf=extremes.max, neginf=extremes.min)
-    return ranked.masked_fill(protected[:, None], float("inf"))
+    return ranked.masked_fill(protected[:, None], float("inf")).masked_fill(~valid[:, None], float("-inf"))
 
 
 def _best(ranked: Tensor, count: int) -> Tensor:

@@ -46,6 +46,10 @@ class Flow:
         """n."""
         return self.masks.video.shape[1]
 
+    def without_preamble(self) -> "Flow":
+        """For the choice of a layer that drops the text before the video."""
+        return replace(self, masks=self.masks.without_preamble())
+
     def narrowed(self, rows: Tensor) -> "Flow":
         """Only tokens `rows` [m] of these."""
         return Flow(
@@ -128,7 +132,7 @@ class Pooled:
         return mass
 
     def select(self, score: Tensor, count: int, flow: Flow) -> Tensor:
-        return keep_best(score, count, flow.masks.protected)
+        return keep_best(score, count, flow.masks.protected, flow.masks.valid)
 
     def narrow(self, rows: Tensor) -> None:
         if self._best is not None:

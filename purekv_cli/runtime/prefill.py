@@ -20,7 +20,7 @@ from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.importance import observed_rows
 from purekv_cli.method.layout import PromptMasks
 from purekv_cli.method.pattern import RunList
-from purekv_cli.method.policies import layer_weights, make, observes
+from purekv_cli.method.policies import keeps_preamble, layer_weights, make, observes
 from purekv_cli.method.policies.base import Observation, Policy, Rotary, dropping
 from purekv_cli.runtime.cache import CompactLayer
 from purekv_cli.runtime.metrics import KVMeter, StageClock
@@ -50,7 +50,7 @@ class Prefill:
         self._policy: Policy = make(config.policy, config)
         self._decoder, self._positions = decoder, positions
         self._entries = prompt.entries(config, bytes_per_token)
-        self._weights = layer_weights(config, layers)
+        self._weights, self._whole = layer_weights(config, layers), keeps_preamble(config, layers)
         self._prunes = any(e < n for e, n in zip(self._entries, prompt.masks.valid.sum(-1).tolist(), strict=True))
         self._holds = self._policy.uses_question  # every entry until the whole prompt has been read
         self._rows: dict[int, list[tuple[Tensor, Tensor | None]]] = {}  # what earlier chunks' question rows showed
@@ -84,10 +84,12 @@ class Prefill:
             if start:
                 self._policy = make(self._config.policy, replace(self._config, seed=self._config.seed + start))
         self._masks = {m.video.device: m for m in [cut(self._prompt.masks, self._from, self._to)]}
+        masks = self._prompt.masks
+        droppable = masks.video if all(self._whole) else masks.video | masks.preamble
         self._judges = (
             self._prunes
             and (stop == self._prompt.length or not self._holds)
-            and bool(self._prompt.masks.video[:, self._from : self._to].any())
+            and bool(droppable[:, self._from : self._to].any())
         )
         self._quota = [self._shares(row) for row in range(self._prompt.batch)] if self._judges else []
 
@@ -213,11 +215,16 @@ class Prefill:
         return self._masks[device]
 
     def _prune(self, layer: CompactLayer, index: int, score: Tensor) -> None:
-        rows = self._policy.select(score, self._budget(index, score.device), self._masks_on(score.device))
+        rows = self._policy.select(score, self._budget(index, score.device), self._choice(index, score.device))
         if rows.shape[-1] < layer.entries - layer.settled or bool((rows < 0).any()):
             layer.prune(rows, layer.settled)
             self._meter.watch(layer.keys, layer.values)
         layer.settled = layer.entries
+
+    def _choice(self, index: int, device: torch.device) -> PromptMasks:
+        """Of the tokens that layer `index` may keep."""
+        masks = self._masks_on(device)
+        return masks if self._whole[index] else masks.without_preamble()
 
     def _budget(self, index: int, device: torch.device) -> int | Tensor:
         """Entries that layer `index` keeps of what is judged now; of every prompt where there are several."""
@@ -229,10 +236,11 @@ class Prefill:
         video's budget."""
         masks = self._prompt.masks
         video, text = masks.video[row], masks.protected[row]
-        own = int(text[self._from : self._to].sum())
+        own, preamble = (int(each[self._from : self._to].sum()) for each in (text, masks.preamble[row]))
         budget, total = self._entries[row] - int(text.sum()), int(video.sum())
         if total == 0:
             return [own] * self._layers
         before, through = int(video[: self._from].sum()), int(video[: self._to].sum())
         entries = own + budget * through // total - budget * before // total
-        return [layer_entries(entries, own, through - before, self._weights, index) for index in range(self._layers)]
+        texts = [own if whole else own - preamble for whole in self._whole]
+        return layer_entries(entries, texts, through - before, self._weights)

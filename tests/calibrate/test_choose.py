@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from purekv_cli.calibrate.choose import Choice, best_score_layers, choose_weights, costs, served, work
+from purekv_cli.calibrate.choose import Choice, best_score_layers, clearly_best, costs, served, work
 from purekv_cli.calibrate.choose import choose as choose_all
 from purekv_cli.calibrate.measure import Measured, Outcome
 from purekv_cli.calibrate.trials import Dialled, Kind, Trial
@@ -29,7 +29,7 @@ def measured(*others: tuple[Trial, list[float], int], videos: int = 4, questions
 
 
 def choose(seen: Measured, tolerance: float = 0.02) -> Choice:
-    return choose_all(costs(seen), FLAT, (), 1.0, tolerance)
+    return choose_all(costs(seen), FLAT, OURS.arm, tolerance)
 
 
 def flow(name: str) -> Trial:
@@ -84,7 +84,7 @@ def test_one_clip_or_few_questions_decide_nothing(videos: int, questions: int) -
     choice = choose(seen)
     assert (choice.propagate, choice.sparse) == (None, None)
     shaped = measured((trial("layer budgets", "rising"), [0.0] * videos, 0), videos=videos, questions=questions)
-    assert choose_weights(costs(shaped)) == ()
+    assert clearly_best(costs(shaped)) == OURS.arm
 
 
 @pytest.mark.parametrize(("dense", "pruned", "on"), [(0.0, 0.01, True), (0.03, 0.01, False), (0.0, 0.04, False)])
@@ -113,7 +113,7 @@ def test_layers_stay_equal_unless_a_shape_is_clearly_better(
     distances: list[float], wrong: int, weights: tuple[float, ...]
 ) -> None:
     seen = measured((trial("layer budgets", "rising"), distances, wrong))
-    assert choose_weights(costs(seen)) == weights
+    assert clearly_best(costs(seen)).layer_weights == weights
 
 
 def test_costs_are_held_against_ours_and_plain_sparsity_against_dense() -> None:

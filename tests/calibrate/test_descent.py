@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from purekv_cli.calibrate.choose import Cost
 from purekv_cli.calibrate.descent import descend
-from purekv_cli.calibrate.trials import LIGHTEST, Trial, moved, moves
+from purekv_cli.calibrate.trials import LIGHTEST, Dialled, Trial, moved, moves
 
 GOAL = (0.5, 0.05, 0.05, 1.0)
+EQUAL = Dialled("purekv", "0.05", "known")
+THERE = Dialled("purekv", "0.05", "known", layer_weights=GOAL)
 
 
 def far(weights: Sequence[float]) -> float:
@@ -30,7 +32,7 @@ def costing(distance: Callable[[Sequence[float]], float], asked: int = 100) -> C
 
 
 def test_it_arrives_within_a_factor() -> None:
-    found, path = descend(4, (), 0.05, 10, costing(far))
+    found, path = descend(4, EQUAL, 10, costing(far))
     assert all(abs(math.log2(weight / goal)) <= 0.5 for weight, goal in zip(found, GOAL, strict=True))
     distances = [cost.distance for cost in path]
     assert distances == sorted(distances, reverse=True)
@@ -43,22 +45,22 @@ def test_moves_that_help_only_alone_are_not_joined() -> None:
         light = sum(weight < 1 for weight in weights[:2])
         return (0.1, 0.05, 0.5)[light] + 0.001 * weights[0]
 
-    found, path = descend(3, (), 0.05, 20, costing(either))
+    found, path = descend(3, EQUAL, 20, costing(either))
     assert either(found) < 0.051
     began = [cost.trial.arm.layer_weights for cost in path]
     assert len(set(began)) == len(began) < 20  # no way is gone twice
 
 
 def test_where_nothing_helps_or_too_little_was_asked_all_stays() -> None:
-    assert descend(4, (), 0.05, 5, costing(lambda weights: 0.1))[0] in ((), (1.0,) * 4)
-    assert descend(4, GOAL, 0.05, 5, costing(far, asked=5)) == (GOAL, [])
-    assert descend(4, GOAL, 0.05, 0, costing(far)) == (GOAL, [])
+    assert descend(4, EQUAL, 5, costing(lambda weights: 0.1))[0] in ((), (1.0,) * 4)
+    assert descend(4, THERE, 5, costing(far, asked=5)) == (GOAL, [])
+    assert descend(4, THERE, 0, costing(far)) == (GOAL, [])
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=40))
 def test_every_move_is_one_band_and_weights_stay_in_bounds(weights: list[float]) -> None:
     start = moved(weights, [])
-    first, *others = moves(len(weights), start, 0.1)
+    first, *others = moves(len(weights), start, EQUAL)
     assert first.arm.layer_weights == start
     assert len({trial.arm.layer_weights for trial in [first, *others]}) == len(others) + 1
     for trial in others:

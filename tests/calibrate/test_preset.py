@@ -25,12 +25,13 @@ COST = Cost(  # of 12 questions: too few
 @pytest.mark.parametrize("propagate", [None, Propagation(4, 0.35)])
 def test_the_preset_says_what_was_chosen(tmp_path: Path, name: str, propagate: Propagation | None) -> None:
     path, weights = tmp_path / "mine.toml", (1.0, 0.5) if propagate else ()
-    choice = Choice((2, 3), 0.41, weights, 0.1, propagate, propagate is None)
+    bare: tuple[int, ...] | None = () if propagate else None
+    choice = Choice((2, 3), 0.41, weights, bare, 0.1, propagate, propagate is None)
     path.write_text(to_toml(name, [name], 0.1, choice, [COST], {"layers": 8, "model": name}), encoding="utf-8")
     preset = read_preset(path)
     assert (preset.calibrated, preset.models) == (True, (name,))
     assert (str(preset.method.budget), preset.method.score_layers) == ("0.1", (2, 3))
-    assert (preset.method.layer_weights, preset.method.carry) == (weights, 0.1)
+    assert (preset.method.layer_weights, preset.method.preamble_layers, preset.method.carry) == (weights, bare, 0.1)
     assert (preset.method.propagate, preset.method.sparse.enabled) == (propagate, propagate is None)
     text = path.read_text(encoding="utf-8")
     assert ("20 questions about two clips are needed to tell" in text) is (propagate is None)
@@ -39,14 +40,14 @@ def test_the_preset_says_what_was_chosen(tmp_path: Path, name: str, propagate: P
 
 def test_what_is_not_known_stays_the_default(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(to_toml("demo", ["demo"], 0.2, Choice((0,), 0.1, (), 1.0, None, None), [COST], {"layers": 8}))
+    path.write_text(to_toml("demo", ["demo"], 0.2, Choice((0,), 0.1, (), None, 1.0, None, None), [COST], {"layers": 8}))
     assert "enabled" not in path.read_text()
     assert read_preset(path).method.sparse == MethodConfig().sparse
 
 
 def test_the_clip_settings_are_those_that_the_model_had(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(to_toml("demo", ["demo"], 0.2, Choice((0,), 0.1, (), 1.0, None, True), [], {"layers": 8}))
+    path.write_text(to_toml("demo", ["demo"], 0.2, Choice((0,), 0.1, (), None, 1.0, None, True), [], {"layers": 8}))
     assert (read_preset(path).clip.max_frames, read_preset(path).clip.sample) == (128, "uniform")
 
 

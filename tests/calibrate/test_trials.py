@@ -4,9 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purekv_cli.calibrate.trials import BANDS, LEAST, STARVED, bands, dials, flow_layers, shapes, survey
+from purekv_cli.calibrate.trials import (
+    BANDS,
+    LEAST,
+    STARVED,
+    Dialled,
+    bands,
+    dials,
+    flow_layers,
+    preambles,
+    shapes,
+    survey,
+)
 from purekv_cli.method.budget import layer_entries
 from purekv_cli.method.config import Propagation
+from purekv_cli.method.policies import keeps_preamble
 
 LAYERS = st.integers(2, 90)
 
@@ -19,10 +31,11 @@ def test_bands_are_neighbours_and_hold_every_layer_once(layers: int) -> None:
 
 @given(LAYERS, st.integers(1000, 20000))
 def test_a_starved_band_keeps_a_tenth_and_all_others_everything(layers: int, video: int) -> None:
-    for trial, band in zip(survey(layers, 0.2, low=0), bands(layers), strict=True):
+    starved = [trial for trial in survey(layers, 0.2, low=0) if trial.kind == "starved"]
+    for trial, band in zip(starved, bands(layers), strict=True):
         mean = trial.arm.config.budget.entries(video, 0, 1)  # a prompt of nothing but its video
         weights = trial.arm.config.layer_weights
-        kept = [layer_entries(mean, 0, video, weights, layer) for layer in range(layers)]
+        kept = layer_entries(mean, [0] * layers, video, weights)
         for layer in range(layers):
             wanted = STARVED * video if layer in band else video
             assert kept[layer] == pytest.approx(wanted, abs=layers + 2)
@@ -66,11 +79,31 @@ def test_a_small_model_is_tried_from_every_layer_but_the_last() -> None:
 
 
 def test_the_third_round_has_the_weights_and_begins_with_ours_at_the_presets_budget() -> None:
-    tried = dials(8, [0.3, 0.1], ["random"], (1.0, 2.0), 0.1)
+    ours = Dialled("purekv", "0.1", "known", layer_weights=(1.0, 2.0), preamble_layers=(0,), carry=0.1)
+    tried = dials(8, [0.3, 0.1], ["random"], ours)
     assert (tried[0].arm.policy, tried[0].arm.budget) == ("purekv", "0.3")
     shares = {Propagation.parse(trial.name).share for trial in tried if trial.kind == "propagation"}  # type: ignore[union-attr]
     assert shares == {0.5, 0.35}  # a share below the budget would be the budget
-    assert {trial.arm.config.layer_weights for trial in tried if trial.arm.policy == "purekv"} == {(1.0, 2.0)}
+    found = {trial.arm.of_model("demo") for trial in tried if trial.arm.policy == "purekv"}
+    assert {(each.layer_weights, each.preamble_layers, each.carry) for each in found} == {((1.0, 2.0), (0,), 0.1)}
+
+
+def test_layers_lose_the_text_before_the_video_in_the_order_of_what_that_costs() -> None:
+    tried = preambles(4, [0.3, 0.0, 0.2, 0.1], Dialled("purekv", "0.05", "known", layer_weights=(1.0,) * 4))
+    assert [trial.arm.config.preamble_layers for trial in tried] == [None, (0, 2, 3), (0, 2), (0,), ()]
+    assert {trial.arm.config.layer_weights for trial in tried} == {(1.0,) * 4}
+
+
+@given(LAYERS, st.integers(100, 20000), st.integers(2, 40))
+def test_a_bare_band_loses_its_text_and_hardly_anything_else(layers: int, video: int, preamble: int) -> None:
+    bare = [trial for trial in survey(layers, 0.2, low=0) if trial.kind == "bare"]
+    for trial, band in zip(bare, bands(layers), strict=True):
+        config, text = trial.arm.config, preamble + 9
+        mean = config.budget.entries(video + text, text, 1)
+        texts = [text if whole else text - preamble for whole in keeps_preamble(config, layers)]
+        assert [layer for layer in range(layers) if texts[layer] < text] == list(band)
+        kept = layer_entries(mean, texts, video, config.layer_weights)
+        assert all(0 <= own + video - entries <= 1 for own, entries in zip(texts, kept, strict=True))
 
 
 def test_dials_are_the_trials_own_and_not_the_presets() -> None:

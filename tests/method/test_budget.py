@@ -64,20 +64,24 @@ def test_what_is_shown_can_be_typed(text):
     assert Budget.parse(str(Budget.parse(text))) == Budget.parse(text)
 
 
-@example(room=6, text=0, video=9, weights=[1.0, 1.0, 2.0, 1.0, 1.0])  # full layers between others, halves to round
+@example(  # full layers between others, halves to round
+    room=6, texts=[0, 0, 0, 0, 0], video=9, weights=[1.0, 1.0, 2.0, 1.0, 1.0]
+)
 @given(
     room=st.integers(0, 500),
-    text=st.integers(0, 60),
+    texts=st.lists(st.integers(0, 60), min_size=12, max_size=12),
     video=st.integers(1, 400),
     weights=st.lists(st.floats(0.01, 10), min_size=1, max_size=12),
 )
-def test_weighted_layers_keep_the_bytes_of_equal_ones(room, text, video, weights):
-    mean = text + min(room, video)
-    kept = [layer_entries(mean, text, video, weights, index) for index in range(len(weights))]
-    assert sum(kept) == len(weights) * mean
-    assert all(text <= entries <= text + video for entries in kept)
-    shares = [(entries - text) / weight for entries, weight in zip(kept, weights, strict=True)]
-    free = [i for i, entries in enumerate(kept) if entries < text + video]
+def test_weighted_layers_keep_the_bytes_of_equal_ones(room, texts, video, weights):
+    texts = texts[: len(weights)]
+    mean = max(texts) + min(room, video)  # what the text asks for, and some of the video
+    kept = layer_entries(mean, texts, video, weights)
+    assert sum(kept) == min(len(weights) * mean, sum(texts) + len(weights) * video)
+    parts = [entries - text for entries, text in zip(kept, texts, strict=True)]
+    assert all(0 <= part <= video for part in parts)
+    shares = [part / weight for part, weight in zip(parts, weights, strict=True)]
+    free = [i for i, part in enumerate(parts) if part < video]
     for i in free:  # in proportion, up to the rounding of an entry; a layer that is full would have had more
         for j in range(len(weights)):
             over = 1 / weights[i] + 1 / weights[j]
@@ -86,7 +90,8 @@ def test_weighted_layers_keep_the_bytes_of_equal_ones(room, text, video, weights
                 assert shares[j] >= shares[i] - over
 
 
-def test_layers_without_weights_keep_the_same():
-    assert layer_entries(40, 10, 100, (), 3) == 40
-    assert [layer_entries(40, 10, 100, (1, 2, 6), index) for index in range(3)] == [20, 30, 70]
-    assert [layer_entries(50, 10, 60, (1, 1, 8), index) for index in range(3)] == [40, 40, 70], "the third is full"
+def test_layers_without_weights_share_the_video_equally():
+    assert layer_entries(40, [10] * 4, 100, ()) == [40] * 4
+    assert layer_entries(40, [10, 2, 10, 2], 100, ()) == [44, 36, 44, 36], "what two layers' text leaves goes to all"
+    assert layer_entries(40, [10] * 3, 100, (1, 2, 6)) == [20, 30, 70]
+    assert layer_entries(50, [10] * 3, 60, (1, 1, 8)) == [40, 40, 70], "the third is full"

@@ -87,17 +87,17 @@ def hard_scores(draw):
 def test_ties_zeros_of_both_signs_and_no_numbers_rank_as_in_a_stable_sort(score, data):
     length = score.shape[-1]
     protected = torch.tensor([data.draw(st.lists(st.booleans(), min_size=length, max_size=length))])
-    valid = torch.ones(1, length, dtype=torch.bool)
+    valid = torch.tensor([data.draw(st.lists(st.booleans(), min_size=length, max_size=length))])
     entries = data.draw(st.integers(0, length + 2))
     want = sorted_by_score(score, entries, protected, valid)
     assert torch.equal(select(score, entries, protected, valid), want)
-    assert torch.equal(keep_best(score, want.shape[-1], protected), want)
+    assert torch.equal(keep_best(score, want.shape[-1], protected, valid), want)
 
 
 def test_all_and_none():
     score, text = torch.rand(2, 3, 5), torch.zeros(2, 5, dtype=torch.bool)
-    assert torch.equal(keep_best(score, 5, text), torch.arange(5).expand(2, 3, 5))
-    assert keep_best(score, 0, text).shape == (2, 3, 0)
+    assert torch.equal(keep_best(score, 5, text, ~text), torch.arange(5).expand(2, 3, 5))
+    assert keep_best(score, 0, text, ~text).shape == (2, 3, 0)
 
 
 @pytest.mark.gpu
@@ -106,10 +106,12 @@ def test_a_known_number_needs_no_waiting():
     """Captured as a graph, which any wait for the device would break; same set as on the CPU."""
     score = torch.randint(0, 50, (1, 4, 5000), generator=torch.Generator().manual_seed(0)).float()
     text = torch.arange(5000)[None] >= 4990
-    on_gpu, text_there = score.cuda(), text.cuda()
-    keep_best(on_gpu, 1000, text_there)
+    valid = torch.arange(5000)[None] >= 7
+    masks = text.cuda(), valid.cuda()
+    on_gpu = score.cuda()
+    keep_best(on_gpu, 1000, *masks)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = keep_best(on_gpu, 1000, text_there)
+        kept = keep_best(on_gpu, 1000, *masks)
     graph.replay()
-    assert torch.equal(kept.cpu(), keep_best(score, 1000, text))
+    assert torch.equal(kept.cpu(), keep_best(score, 1000, text, valid))

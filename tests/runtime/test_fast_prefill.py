@@ -168,6 +168,8 @@ def test_sparse_attention(families: dict[str, PreTrainedModel], family: str, pol
         {"layer_weights": (0.2, 3.0, 1.0, 0.5)},
         {"layer_weights": (1.0, 0.1, 0.1, 9.0), "observe": "all"},
         {"layer_weights": (1.0, 0.1, 0.1, 9.0), "one_set": True},
+        {"layer_weights": (0.2, 3.0, 1.0, 0.5), "preamble_layers": (0, 2)},
+        {"preamble_layers": (), "observe": "all"},
         {"observe": "video"},
         {"observe": "template"},
         {"observe": "all"},
@@ -244,6 +246,8 @@ def test_propagation_is_the_model_without_the_other_tokens(
         {"carry": 0.1},
         {"layer_weights": (1.0, 0.2, 3.0, 0.2)},
         {"layer_weights": (0.2, 0.4, 3.0, 1.0), "one_set": True},
+        {"layer_weights": (1.0, 0.2, 0.2, 3.0), "preamble_layers": (0,)},
+        {"preamble_layers": (3,), "one_set": True},
     ],
     ids=str,
 )
@@ -282,9 +286,15 @@ def check_propagation(model: PreTrainedModel, prompts: Clip, config: MethodConfi
     text, weights = int(protected.sum()), config.layer_weights
     entries = config.budget.entries(length, text, 1)
     held = layer if config.one_set else 0  # layers that waited are pruned among what flows
-    for index, places in enumerate(cache.kept):
-        own = layer_entries(entries, text, length - text, weights, index)
-        assert places.shape[-1] == (min(own, int(flows.sum())) if index >= layer or held else own)
+    preamble = set(range(1, layout.before))
+    lean = [config.preamble_layers is not None and at not in config.preamble_layers for at in range(LAYERS)]
+    texts = [text - len(preamble) if without else text for without in lean]
+    budgets = layer_entries(entries, texts, length - text, weights)
+    for index, (places, own, without) in enumerate(zip(cache.kept, budgets, lean, strict=True)):
+        assert (not without) == preamble.issubset(places.flatten().tolist())
+        assert places.shape[-1] == (
+            min(own, int(flows.sum()) - without * len(preamble)) if index >= layer or held else own
+        )
         assert index < layer or flows[places].all()
 
     causal = torch.ones(length, length, dtype=torch.bool, device=DEVICE).tril()

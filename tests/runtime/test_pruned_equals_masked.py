@@ -18,6 +18,7 @@ from purekv_cli.errors import UsageError
 from purekv_cli.method import pattern as pattern_module
 from purekv_cli.method.budget import Budget
 from purekv_cli.method.config import MethodConfig, SparseConfig
+from purekv_cli.method.layout import PromptMasks
 from purekv_cli.method.pattern import build, content_change
 from purekv_cli.method.policies import POLICIES
 from purekv_cli.method.policies.snapkv import SnapKV
@@ -167,6 +168,28 @@ def test_layers_that_share_the_budget_by_weight(model: PreTrainedModel, chunk: i
     assert sum(counts) == equal
     assert counts == sorted(counts)
     assert counts[0] < counts[-1]
+    if chunk is None or observe == "question":
+        assert differs(model, prompts, attached, out) < TOLERANCE
+
+
+@pytest.mark.parametrize("chunk", [None, 5, 16])
+@pytest.mark.parametrize("observe", ["question", "video"])
+def test_layers_that_do_without_the_text_before_the_video(
+    model: PreTrainedModel, chunk: int | None, observe: str
+) -> None:
+    prompts = batch(clip(model, question=9, seed=1), clip(model, frames=4, question=3, seed=2))
+    masks = PromptMasks.of(prompts.layouts)
+    assert bool((masks.preamble.sum(-1) > 1).all())
+    with attach(model, method("purekv", preamble_layers=(0, 2), observe=observe, chunk=chunk)) as attached:
+        out = generate(model, prompts)
+    for index, places in enumerate(attached.kept):
+        for row, gone in enumerate(masks.preamble):
+            kept = places[row, 0]
+            assert bool(torch.isin(gone.nonzero()[:, 0].to(kept.device), kept).all()) == (index in (0, 2))
+            rest = (masks.protected[row] & ~gone).nonzero()[:, 0]
+            assert bool(torch.isin(rest.to(kept.device), kept).all())
+            if index not in (0, 2):
+                assert not bool(torch.isin(gone.nonzero()[:, 0].to(kept.device), kept).any())
     if chunk is None or observe == "question":
         assert differs(model, prompts, attached, out) < TOLERANCE
 

@@ -23,7 +23,16 @@ from purekv_cli.method.policies.streaming_llm import StreamingLLM
 from purekv_cli.method.policies.tova import TOVA
 from purekv_cli.method.policies.vl_cache import VLCache
 
-__all__ = ["POLICIES", "Observation", "Policy", "layer_weights", "make", "observes", "shares_prefill"]
+__all__ = [
+    "POLICIES",
+    "Observation",
+    "Policy",
+    "keeps_preamble",
+    "layer_weights",
+    "make",
+    "observes",
+    "shares_prefill",
+]
 
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
@@ -72,6 +81,23 @@ def layer_weights(config: MethodConfig, layers: int) -> tuple[float, ...]:
             "Choose the preset of this model, or --preset default; purekv calibrate makes one.",
         )
     return config.layer_weights
+
+
+def keeps_preamble(config: MethodConfig, layers: int) -> list[bool]:
+    """For every layer whether it keeps the text before the video; with all policies but `purekv` all layers do.
+
+    Raises:
+        UsageError: the model lacks one of the layers that are named.
+    """
+    named = config.preamble_layers
+    if not getattr(POLICIES.get(config.policy), "weighs_layers", False) or named is None:
+        return [True] * layers
+    if wrong := [layer for layer in named if not 0 <= layer < layers]:
+        raise UsageError(
+            f"layer {wrong[0]} is to keep the text before the video, but the model has layers 0 to {layers - 1}",
+            "Choose the preset of this model, or --preset default; purekv calibrate makes one.",
+        )
+    return [layer in named for layer in range(layers)]
 
 
 def observes(config: MethodConfig) -> Observe:

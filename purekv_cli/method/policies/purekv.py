@@ -6,7 +6,7 @@ needs only layers <= l and its full KV is freed at once. Value norms, which help
 and are left out.
 
 How much of the budget a layer gets is a fact of the model, not of the prompt: calibration measures it and the preset
-says it (`layer_weights`).
+says it (`layer_weights`), and likewise which layers need the text before the video (`preamble_layers`).
 """
 
 from typing import ClassVar
@@ -25,7 +25,7 @@ class PureKV:
     name: ClassVar[str] = "purekv"
     summary: ClassVar[str] = "Keeps what the text after the video attends to most, one set for all heads."
     source: ClassVar[str] = "own, after PureKV (arXiv 2510.25600): max-pooled attention of the text rows"
-    weighs_layers: ClassVar[bool] = True  # its budget follows the preset's `layer_weights`
+    weighs_layers: ClassVar[bool] = True  # its budget follows what the preset says of the layers
 
     def __init__(self, config: MethodConfig) -> None:
         self._observe = config.observe
