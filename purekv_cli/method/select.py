@@ -1,4 +1,4 @@
-"""From scores to kept positions: text always stays, the best video entries fill the rest of the budget.
+"""From scores to kept positions: protected text stays, the best video entries fill the rest of the budget.
 
 On a GPU the time goes into launches and sorting: one stable sort of the float scores is faster than a partial
 selection, and the kept positions come back in order by marking and counting, not by a second sort.

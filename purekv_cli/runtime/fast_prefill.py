@@ -271,7 +271,8 @@ class _FastPrefill:
             raise Unsupported(f"propagation from layer {index + 1} with a policy that has no score at layer {index}")
         if self._ends_at is not None:
             return self._scorer.flowing(score, self._entries)
-        return propagate.flowing(score, self._needed, self._flowing, self._prunable, self._change)
+        best = self._scorer.so_far(score)
+        return propagate.flowing(best, self._needed, self._flowing, self._prunable, self._change)
 
     @property
     def _chooses(self) -> bool:

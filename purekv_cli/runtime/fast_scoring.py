@@ -93,6 +93,10 @@ class Scorer(Protocol):
         """Those tokens, ascending, int64 [m]; `count` entries are the budget."""
         ...
 
+    def so_far(self, score: Tensor) -> Tensor:
+        """The score of the latest layer, `score`, with all that layers below it saw: which tokens may still be wanted."""
+        ...
+
 
 class Pooled:
     """`purekv`: the largest attention of any observed row, head and layer so far."""
@@ -106,6 +110,7 @@ class Pooled:
         self._observed = observed.to(masks.video.device)
         self._whole = len(observed) == self._suffix
         self._best: Tensor | None = None
+        self._loudest: Tensor | None = None  # the maximum with all layers counted in full
 
     def rows(self, flow: Flow) -> int:
         return self._suffix
@@ -121,22 +126,29 @@ class Pooled:
             return self._best
         query = shown.query if self._whole else shown.query.index_select(2, self._observed)
         at = self._observed + (flow.count - self._suffix)
-        below = self._best if self._best is None or self._carry == 1 else self._carry * self._best
-        running = None if self._normalise else below
+        plain = self._carry == 1 and not self._normalise
+        running = self._best if plain else None  # the kernel takes the maximum on its way
         mass = row_mass(
             query, shown.key, self._scaling, at, shown.key_order, reduce="max", pool_heads=True, running=running
         )
+        if plain:
+            self._best = self._loudest = mass
+            return mass
         if self._normalise:
-            mass = importance.running_max(below, importance.normalised(mass, flow.masks))
-        self._best = mass
-        return mass
+            mass = importance.normalised(mass, flow.masks)
+        self._loudest = importance.running_max(self._loudest, mass)
+        self._best = importance.running_max(None if self._best is None else self._carry * self._best, mass)
+        return self._best
 
     def select(self, score: Tensor, count: int, flow: Flow) -> Tensor:
         return keep_best(score, count, flow.masks.protected, flow.masks.valid)
 
     def narrow(self, rows: Tensor) -> None:
-        if self._best is not None:
-            self._best = self._best.index_select(-1, rows)
+        if self._best is not None and self._loudest is not None:
+            self._best, self._loudest = (each.index_select(-1, rows) for each in (self._best, self._loudest))
+
+    def so_far(self, score: Tensor) -> Tensor:
+        return score if self._loudest is None else self._loudest
 
     def ends_at(self) -> int | None:
         return None
@@ -186,6 +198,9 @@ class ByPolicy:
         seen = Observation(shown.index, self._layers, query, key, value, lse, scaling, masks, out, rotary)
         score = self._policy.score(seen)
         return score if score is None or flow.positions is None else score.index_select(-1, flow.positions)
+
+    def so_far(self, score: Tensor) -> Tensor:
+        return score
 
     def select(self, score: Tensor, count: int, flow: Flow) -> Tensor:
         return self._policy.select(score, count, flow.masks)
