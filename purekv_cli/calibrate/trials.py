@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from purekv_cli.eval.arms import OF_MODEL, Arm
-from purekv_cli.method.config import MethodConfig
+from purekv_cli.method.config import CROWDED, MethodConfig
 
 Kind = Literal[
     "starved", "bare", "score layer", "layer budgets", "preamble", "carry", "moved", "budget", "propagation", "sparse"
@@ -28,6 +28,7 @@ class Dialled(Arm):
     score_layers: tuple[int, ...] = (0, 1)
     layer_weights: tuple[float, ...] = ()
     preamble_layers: tuple[int, ...] | None = None
+    preamble_share: float = CROWDED
     carry: float = 1.0
 
     @property
@@ -58,7 +59,8 @@ def survey(layers: int, budget: float, low: int) -> list[Trial]:
         found.append(Trial("starved", _named(band), arm))
     for band in bands(layers):
         others = tuple(layer for layer in range(layers) if layer not in band)
-        found.append(Trial("bare", _named(band), Dialled(OURS, ALMOST, "known", preamble_layers=others)))
+        arm = Dialled(OURS, ALMOST, "known", preamble_layers=others, preamble_share=0.0)
+        found.append(Trial("bare", _named(band), arm))
     for layer in range(low):
         arm = Dialled(PAPER, f"{budget:g}", "known", score_layers=(layer,))
         found.append(Trial("score layer", f"layer {layer}", arm))

@@ -6,6 +6,7 @@ from typing import Literal
 from purekv_cli.errors import UsageError
 from purekv_cli.method.budget import Budget
 
+CROWDED = 0.1  # default of `preamble_share`
 Observe = Literal["question", "template", "video", "all"]
 
 
@@ -63,6 +64,7 @@ class MethodConfig:
     layer_weights: tuple[float, ...] = ()  # of purekv: how a model's layers share the budget; empty: equally
     preamble_layers: tuple[int, ...] | None = None  # of purekv: layers that keep the text before the video; the others
     # keep its first token; None: all layers keep it
+    preamble_share: float = CROWDED  # of the budget: no layer drops that text where it is less
     sparse: SparseConfig = field(default_factory=SparseConfig)
     propagate: Propagation | None = None  # None: every token flows through all layers
     chunk: int | None = None  # prompt tokens per prefill step; None: all at once

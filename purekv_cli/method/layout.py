@@ -104,9 +104,12 @@ class PromptMasks:
             change(self.video), change(self.after), change(self.valid), frame, spot, change(self.preamble)
         )
 
-    def without_preamble(self) -> "PromptMasks":
-        """For a layer that drops the text before the video; its first token stays, as attention comes to rest there."""
-        return replace(self, valid=self.valid & ~self.preamble)
+    def without_preamble(self, rows: Tensor) -> "PromptMasks":
+        """For a layer that drops the text before the video of the prompts `rows`, bool [B].
+
+        Its first token stays, as attention comes to rest there.
+        """
+        return replace(self, valid=self.valid & ~(self.preamble & rows[:, None]))
 
     @property
     def protected(self) -> Tensor:

@@ -22,7 +22,7 @@ from purekv_cli.method import importance, propagate
 from purekv_cli.method.budget import layer_entries
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.pattern import RunList, build, content_of
-from purekv_cli.method.policies import keeps_preamble, layer_weights, observes
+from purekv_cli.method.policies import drops_preamble, layer_weights, observes
 from purekv_cli.runtime.cache import CompactCache
 from purekv_cli.runtime.fast_layer import Parts, mlp, project, token_major
 from purekv_cli.runtime.fast_scoring import Flow, Shown, make_scorer
@@ -111,8 +111,8 @@ class _FastPrefill:
         self._cos, self._sin = rotary.cos[0], rotary.sin[0]  # [N, D]
         self._scorer = make_scorer(config, weights.scaling, observed, masks, layers, rotary)
         text, self._preamble = int(known.masks.protected.sum()), int(known.masks.preamble.sum())
-        self._whole = [whole or self._entries == self._length for whole in keeps_preamble(config, layers)]
-        texts = [text if whole else text - self._preamble for whole in self._whole]
+        self._bare = drops_preamble(config, layers, self._preamble, self._entries, self._length)
+        texts = [text - self._preamble if bare else text for bare in self._bare]
         self._budgets = layer_entries(self._entries, texts, self._length - text, layer_weights(config, layers))
         self._flow = Flow(masks)
 
@@ -277,13 +277,13 @@ class _FastPrefill:
     @property
     def _chooses(self) -> bool:
         """Whether more tokens flow than some layer will hold; otherwise all of them stay, and no score is needed."""
-        return min(self._budgets) < self._flow.count or not all(self._whole)
+        return min(self._budgets) < self._flow.count or any(self._bare)
 
     def _needs_lse(self, index: int) -> bool:
         return self._chooses and self._scorer.needs_lse(index)
 
     def _select(self, index: int, score: Tensor, flow: Flow) -> Tensor:
-        if self._whole[index]:
+        if not self._bare[index]:
             return self._scorer.select(score, min(self._budgets[index], flow.count), flow)
         count = min(self._budgets[index], flow.count - self._preamble)
         return self._scorer.select(score, count, flow.without_preamble())

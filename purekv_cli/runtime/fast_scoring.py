@@ -48,7 +48,7 @@ class Flow:
 
     def without_preamble(self) -> "Flow":
         """For the choice of a layer that drops the text before the video."""
-        return replace(self, masks=self.masks.without_preamble())
+        return replace(self, masks=self.masks.without_preamble(torch.ones_like(self.masks.valid[:, 0])))
 
     def narrowed(self, rows: Tensor) -> "Flow":
         """Only tokens `rows` [m] of these."""
@@ -94,7 +94,7 @@ class Scorer(Protocol):
         ...
 
     def so_far(self, score: Tensor) -> Tensor:
-        """The score of the latest layer, `score`, with all that layers below it saw: which tokens may still be wanted."""
+        """`score`, of the latest layer, with all that the layers below it saw: which tokens may still be wanted."""
         ...
 
 

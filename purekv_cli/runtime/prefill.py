@@ -20,7 +20,7 @@ from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.importance import observed_rows
 from purekv_cli.method.layout import PromptMasks
 from purekv_cli.method.pattern import RunList
-from purekv_cli.method.policies import keeps_preamble, layer_weights, make, observes
+from purekv_cli.method.policies import drops_preamble, layer_weights, make, observes
 from purekv_cli.method.policies.base import Observation, Policy, Rotary, dropping
 from purekv_cli.runtime.cache import CompactLayer
 from purekv_cli.runtime.metrics import KVMeter, StageClock
@@ -50,7 +50,12 @@ class Prefill:
         self._policy: Policy = make(config.policy, config)
         self._decoder, self._positions = decoder, positions
         self._entries = prompt.entries(config, bytes_per_token)
-        self._weights, self._whole = layer_weights(config, layers), keeps_preamble(config, layers)
+        self._weights = layer_weights(config, layers)
+        texts, lengths = (each.sum(-1).tolist() for each in (prompt.masks.preamble, prompt.masks.valid))
+        self._bare = [  # of every prompt, whether each layer drops the text before the video
+            drops_preamble(config, layers, text, entries, length)
+            for text, entries, length in zip(texts, self._entries, lengths, strict=True)
+        ]
         self._prunes = any(e < n for e, n in zip(self._entries, prompt.masks.valid.sum(-1).tolist(), strict=True))
         self._holds = self._policy.uses_question  # every entry until the whole prompt has been read
         self._rows: dict[int, list[tuple[Tensor, Tensor | None]]] = {}  # what earlier chunks' question rows showed
@@ -85,7 +90,7 @@ class Prefill:
                 self._policy = make(self._config.policy, replace(self._config, seed=self._config.seed + start))
         self._masks = {m.video.device: m for m in [cut(self._prompt.masks, self._from, self._to)]}
         masks = self._prompt.masks
-        droppable = masks.video if all(self._whole) else masks.video | masks.preamble
+        droppable = masks.video | masks.preamble if any(map(any, self._bare)) else masks.video
         self._judges = (
             self._prunes
             and (stop == self._prompt.length or not self._holds)
@@ -223,8 +228,8 @@ class Prefill:
 
     def _choice(self, index: int, device: torch.device) -> PromptMasks:
         """Of the tokens that layer `index` may keep."""
-        masks = self._masks_on(device)
-        return masks if self._whole[index] else masks.without_preamble()
+        masks, bare = self._masks_on(device), [layers[index] for layers in self._bare]
+        return masks.without_preamble(torch.tensor(bare, device=device)) if any(bare) else masks
 
     def _budget(self, index: int, device: torch.device) -> int | Tensor:
         """Entries that layer `index` keeps of what is judged now; of every prompt where there are several."""
@@ -242,5 +247,5 @@ class Prefill:
             return [own] * self._layers
         before, through = int(video[: self._from].sum()), int(video[: self._to].sum())
         entries = own + budget * through // total - budget * before // total
-        texts = [own if whole else own - preamble for whole in self._whole]
+        texts = [own - preamble if bare else own for bare in self._bare[row]]
         return layer_entries(entries, texts, through - before, self._weights)

@@ -180,7 +180,8 @@ def test_layers_that_do_without_the_text_before_the_video(
     prompts = batch(clip(model, question=9, seed=1), clip(model, frames=4, question=3, seed=2))
     masks = PromptMasks.of(prompts.layouts)
     assert bool((masks.preamble.sum(-1) > 1).all())
-    with attach(model, method("purekv", preamble_layers=(0, 2), observe=observe, chunk=chunk)) as attached:
+    dials = {"preamble_layers": (0, 2), "preamble_share": 0.0, "observe": observe, "chunk": chunk}
+    with attach(model, method("purekv", **dials)) as attached:
         out = generate(model, prompts)
     for index, places in enumerate(attached.kept):
         for row, gone in enumerate(masks.preamble):

@@ -27,7 +27,7 @@ __all__ = [
     "POLICIES",
     "Observation",
     "Policy",
-    "keeps_preamble",
+    "drops_preamble",
     "layer_weights",
     "make",
     "observes",
@@ -83,21 +83,25 @@ def layer_weights(config: MethodConfig, layers: int) -> tuple[float, ...]:
     return config.layer_weights
 
 
-def keeps_preamble(config: MethodConfig, layers: int) -> list[bool]:
-    """For every layer whether it keeps the text before the video; with all policies but `purekv` all layers do.
+def drops_preamble(config: MethodConfig, layers: int, preamble: int, entries: int, prompt: int) -> list[bool]:
+    """For every layer whether it drops the text before the video. Of all policies only `purekv` ever does.
+
+    Args:
+        preamble: tokens of that text. entries: of every layer, if they were equal. prompt: tokens of all of it.
 
     Raises:
         UsageError: the model lacks one of the layers that are named.
     """
     named = config.preamble_layers
     if not getattr(POLICIES.get(config.policy), "weighs_layers", False) or named is None:
-        return [True] * layers
+        return [False] * layers
     if wrong := [layer for layer in named if not 0 <= layer < layers]:
         raise UsageError(
             f"layer {wrong[0]} is to keep the text before the video, but the model has layers 0 to {layers - 1}",
             "Choose the preset of this model, or --preset default; purekv calibrate makes one.",
         )
-    return [layer in named for layer in range(layers)]
+    crowded = entries < prompt and preamble > config.preamble_share * entries
+    return [crowded and layer not in named for layer in range(layers)]
 
 
 def observes(config: MethodConfig) -> Observe:
