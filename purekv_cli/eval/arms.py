@@ -17,13 +17,7 @@ from purekv_cli.presets import choose
 
 When = Literal["unknown", "known", "prompt"]
 WHENS: tuple[When, ...] = ("unknown", "known", "prompt")
-OF_MODEL = (
-    "score_layers",
-    "layer_weights",
-    "preamble_layers",
-    "preamble_share",
-    "carry",
-)  # what only a model's preset says
+OF_MODEL = ("score_layers", "layer_weights", "preamble_layers", "preamble_share", "carry")  # what presets alone say
 _UNKNOWN: dict[str | None, Observe] = {None: "video", "": "template"}  # who speaks where the question is unknown
 
 

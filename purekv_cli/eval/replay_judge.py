@@ -111,14 +111,13 @@ class _Judge(Prefill):
     def _prune(self, layer: CompactLayer, index: int, score: Tensor) -> None:
         """Several budgets are asked for as a batch of prompts."""
         assert isinstance(layer, _Read)
-        quotas, masks = [budget._quota[0][index] for budget in self._budgets], self._read.masks
+        quotas = [budget._quota[0][index] for budget in self._budgets]
         if len(quotas) == 1:
-            self._sets[layer.index] = self._policy.select(
-                score, quotas[0], self._budgets[0]._choice(index, score.device)
-            )
+            choice = self._budgets[0]._choice(index, score.device)
+            self._sets[layer.index] = self._policy.select(score, quotas[0], choice)
             return
         entries = torch.tensor(quotas, device=score.device)
-        every = masks.map(lambda each: each.expand(len(quotas), -1))
+        every = self._read.masks.map(lambda each: each.expand(len(quotas), -1))
         if any(bare := [budget._bare[0][index] for budget in self._budgets]):
             every = every.without_preamble(torch.tensor(bare, device=score.device))
         self._sets[layer.index] = self._policy.select(score.expand(len(quotas), -1, -1), entries, every)

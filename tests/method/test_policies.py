@@ -9,7 +9,7 @@ import torch
 from purekv_cli.errors import UsageError
 from purekv_cli.method.config import MethodConfig
 from purekv_cli.method.layout import PromptMasks
-from purekv_cli.method.policies import POLICIES, Observation, make
+from purekv_cli.method.policies import POLICIES, Observation, drops_preamble, make
 from tests.method.prompts import observation, prompt
 
 LAYERS = 4
@@ -252,3 +252,15 @@ def test_the_document_lists_every_policy_as_it_describes_itself():
     document = (Path(__file__).parents[2] / "docs" / "policies.md").read_text("utf-8")
     rows = [line for line in document.splitlines() if line.startswith("| ")][1:]
     assert rows == [f"| {name} | {policy.summary} | {policy.source} |" for name, policy in POLICIES.items()]
+
+
+def test_only_purekv_drops_text_and_only_where_it_crowds_the_budget():
+    config = MethodConfig(preamble_layers=(0, 2))
+    assert drops_preamble(config, 4, preamble=15, entries=52, prompt=1050) == [False, True, False, True]
+    assert drops_preamble(config, 4, preamble=15, entries=210, prompt=1050) == [False] * 4, "under a tenth of it"
+    assert drops_preamble(config, 4, preamble=15, entries=30, prompt=30) == [False] * 4, "everything stays"
+    assert drops_preamble(replace(config, preamble_layers=None), 4, 15, 52, 1050) == [False] * 4
+    for policy in set(POLICIES) - {"purekv"}:
+        assert drops_preamble(replace(config, policy=policy), 4, 15, 52, 1050) == [False] * 4
+    with pytest.raises(UsageError, match="layers 0 to 1"):
+        drops_preamble(config, 2, 15, 52, 1050)
