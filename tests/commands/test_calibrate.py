@@ -34,7 +34,8 @@ def test_two_short_clips_make_a_preset_that_loads(
     assert (correlations["samples"], len(correlations["spread"]["valued"])) == (2 * 2, 8)
     kinds = [cost["kind"] for cost in record["costs"]]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        "starved": 8, "score layer": 4, "layer budgets": 8, "carry": 4, "budget": 2, "propagation": 1, "sparse": 2,
+        "starved": 8, "bare": 8, "score layer": 4, "layer budgets": 8, "preamble": 9, "carry": 4, "budget": 2,
+        "propagation": 1, "sparse": 2,
     }  # fmt: skip
     made = read_preset(preset)
     assert (made.calibrated, made.models, str(made.method.budget)) == (True, ("demo",), "0.3")
