@@ -13,7 +13,7 @@ from purekv_cli.method.policies import POLICIES, Observation
 from purekv_cli.method.policies.expected_attention import ExpectedAttention
 from purekv_cli.method.policies.snapkv import SnapKV
 from purekv_cli.runtime.attach import attach
-from tests.runtime.test_fast_prefill import SPARSE, angles, compare, embedded, fast, method, prompt_of, stock
+from tests.runtime.fast_path import SPARSE, angles, compare, embedded, fast, method, prompt_of, stock
 from tests.runtime.tiny import DEVICE, TEXT_FAMILIES, VIDEO_FAMILIES, Clip, batch, clip, tiny_model
 
 LAYERS, WINDOW = 5, 4
