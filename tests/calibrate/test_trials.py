@@ -100,8 +100,8 @@ def test_a_bare_band_loses_its_text_and_hardly_anything_else(layers: int, video:
     for trial, band in zip(bare, bands(layers), strict=True):
         config, text = trial.arm.config, preamble + 9
         mean = config.budget.entries(video + text, text, 1)
-        bare = drops_preamble(config, layers, preamble, mean, video + text)
-        texts = [text - preamble if drops else text for drops in bare]
+        dropping = drops_preamble(config, layers, preamble, mean, video + text)
+        texts = [text - preamble if drops else text for drops in dropping]
         assert [layer for layer in range(layers) if texts[layer] < text] == list(band)
         kept = layer_entries(mean, texts, video, config.layer_weights)
         assert all(0 <= own + video - entries <= 1 for own, entries in zip(texts, kept, strict=True))

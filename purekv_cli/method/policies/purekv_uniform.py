@@ -1,4 +1,4 @@
-"""The default policy without a model's calibrated layer weights: what its score alone is worth."""
+"""The default policy without what a model's preset says of its layers: what its score alone is worth."""
 
 from typing import ClassVar
 
@@ -7,5 +7,5 @@ from purekv_cli.method.policies.purekv import PureKV
 
 class PureKVUniform(PureKV):
     name: ClassVar[str] = "purekv-uniform"
-    summary: ClassVar[str] = "purekv with the same budget in every layer: nothing is calibrated."
+    summary: ClassVar[str] = "purekv with the same budget, and all text, in every layer."
     weighs_layers: ClassVar[bool] = False
